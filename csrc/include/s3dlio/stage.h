@@ -1,0 +1,133 @@
+/*
+ * The stage turns a stream of chunks of any size into numbered blocks for a sink: it copies each
+ * byte once into an aligned block, checksums on the way, and compresses if asked.
+ *
+ *      loop: s3dlio_stage_write() until everything is taken; whenever it returns 1,
+ *            s3dlio_stage_take() the block and hand it to the sink
+ *      then: s3dlio_stage_end() likewise, until it returns 0
+ *
+ * The sink calls s3dlio_stage_release() when a block is stored, from any thread, which makes room
+ * for the next one: that is the back-pressure, and the bound on memory.
+ */
+#ifndef S3DLIO_STAGE_H
+#define S3DLIO_STAGE_H
+
+#include "s3dlio/api.h"
+
+S3DLIO_BEGIN_DECLS
+
+/* cffi: begin */
+struct s3dlio_stage;
+
+struct s3dlio_stage_options {
+    /* sizeof(struct s3dlio_stage_options); the library fills in fields that it does not cover. */
+    size_t struct_nbytes;
+    /* Bytes in a full block, rounded up to a multiple of the page size; 0 is 4 MiB. */
+    size_t block_nbytes;
+    /* Blocks in the pool, at least 2; 0 is 9: eight on their way and one being filled. */
+    unsigned nblocks;
+    /* 1 to 22 compresses with zstd; 0 stores the bytes as they come. */
+    int zstd_level;
+    /* Compression threads beside the caller; 0 none, negative one for each processor. */
+    int zstd_workers;
+};
+
+/* A block as the sink gets it. */
+struct s3dlio_block {
+    /* The bytes to store, aligned to the page size, and to 2 MiB if the block size is. */
+    void *data;
+    size_t nbytes;
+    /* Counts from 0. */
+    uint64_t index;
+    /* Where the block begins in the stored object. */
+    uint64_t offset;
+    /* CRC32C of the 'nbytes' stored bytes. */
+    uint32_t crc32c;
+};
+
+struct s3dlio_stage_totals {
+    /* Bytes that went in, and bytes in blocks so far (also in the one that is being filled). */
+    uint64_t raw_nbytes;
+    uint64_t stored_nbytes;
+    /* Blocks that were taken. */
+    uint64_t nblocks;
+    /* CRC32C of either. */
+    uint32_t raw_crc32c;
+    uint32_t stored_crc32c;
+};
+
+/*
+ * s3dlio_stage_new() stores a new stage in '*stage_ret'.  'options' may be NULL for the defaults.
+ *
+ * Returns 0, -EINVAL for options out of range, -ENOMEM, or S3DLIO_E_ZSTD.
+ */
+S3DLIO_API int
+s3dlio_stage_new(struct s3dlio_stage **stage_ret, const struct s3dlio_stage_options *options);
+
+/*
+ * s3dlio_stage_write() takes bytes from 'data' and adds their count to '*taken_ret', which the
+ * caller sets to 0 first.  'data' is borrowed for the call.
+ *
+ * Returns 0 when all 'nbytes' are taken; 1 when a block is full: take it, then call again with the
+ * rest; -EAGAIN when no block was free for 'wait_ms' (0 does not wait, negative waits for ever):
+ * call again with the rest; or a failure, which sticks: the code of s3dlio_stage_fail(), -ENOMEM,
+ * S3DLIO_E_ZSTD.  S3DLIO_E_CLOSED after s3dlio_stage_end() was called.
+ *
+ * One thread at a time: a second one gets S3DLIO_E_BUSY.
+ */
+S3DLIO_API int
+s3dlio_stage_write(struct s3dlio_stage *stage, const void *data, size_t nbytes, int wait_ms,
+                   size_t *taken_ret);
+
+/*
+ * s3dlio_stage_end() ends the stream: no more writes.
+ *
+ * Returns 1 while there is a block to take, then 0 when the last one was taken; -EAGAIN and
+ * failures as s3dlio_stage_write().  An empty stream has no block, unless it is compressed.
+ */
+S3DLIO_API int
+s3dlio_stage_end(struct s3dlio_stage *stage, int wait_ms);
+
+/*
+ * s3dlio_stage_take() hands the full block over to the caller in '*block_ret'.
+ *
+ * Returns 0, or -EINVAL when no block is ready.  The memory stays the stage's, lent until
+ * s3dlio_stage_release().
+ */
+S3DLIO_API int
+s3dlio_stage_take(struct s3dlio_stage *stage, struct s3dlio_block *block_ret);
+
+/*
+ * s3dlio_stage_release() returns the memory of a taken block.  'data' is the block's.  Any thread
+ * may call it, once for each block.
+ */
+S3DLIO_API void
+s3dlio_stage_release(struct s3dlio_stage *stage, void *data);
+
+/*
+ * s3dlio_stage_fail() tells the writing thread that the sink has failed with 'code' (negative): a
+ * waiting write wakes, and every later one returns the code.  The first code stays.  Any thread
+ * may call it.
+ */
+S3DLIO_API void
+s3dlio_stage_fail(struct s3dlio_stage *stage, int code);
+
+/*
+ * s3dlio_stage_get_totals() fills '*totals_ret', of 'struct_nbytes' bytes as the caller knows it.
+ * Only the thread that writes may call it, between its calls.
+ */
+S3DLIO_API void
+s3dlio_stage_get_totals(const struct s3dlio_stage *stage, struct s3dlio_stage_totals *totals_ret,
+                        size_t struct_nbytes);
+
+/*
+ * s3dlio_stage_free() frees a stage and the memory of all its blocks, taken or not: the sink must
+ * be done with them.  'stage' may be NULL.  In a child of fork(2) only the handle is freed.
+ */
+S3DLIO_API void
+s3dlio_stage_free(struct s3dlio_stage *stage);
+/* cffi: end */
+
+S3DLIO_END_DECLS
+
+#endif /* S3DLIO_STAGE_H */

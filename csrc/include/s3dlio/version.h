@@ -1,0 +1,28 @@
+/*
+ * The version.  This is its only home: CMake, the Python package and the pkg-config file
+ * read it from here.
+ */
+#ifndef S3DLIO_VERSION_H
+#define S3DLIO_VERSION_H
+
+#include "s3dlio/api.h"
+
+S3DLIO_BEGIN_DECLS
+
+/* cffi: begin */
+#define S3DLIO_VERSION_MAJOR 0
+#define S3DLIO_VERSION_MINOR 1
+#define S3DLIO_VERSION_PATCH 0
+
+/*
+ * s3dlio_version() returns the version of the library that is running, as "0.1.0".
+ *
+ * The text is static and never freed.  Any thread may call it.
+ */
+S3DLIO_API const char *
+s3dlio_version(void);
+/* cffi: end */
+
+S3DLIO_END_DECLS
+
+#endif /* S3DLIO_VERSION_H */

@@ -1,0 +1,93 @@
+#define _GNU_SOURCE /* O_DIRECT, statx() */
+
+#include "direct.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include "engine.h"
+#include "s3dlio/status.h"
+
+/* What every block device of today accepts, where the kernel does not tell (before Linux 6.1). */
+#define DEFAULT_ALIGN 4096
+
+static int
+set_direct(int fd, int direct)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    if (flags < 0 || fcntl(fd, F_SETFL, (flags & ~O_DIRECT) | direct) != 0)
+        return -errno;
+    return 0;
+}
+
+/* tmpfs and ramfs are the page cache; newer kernels accept the flag there and ignore it. */
+static int
+lives_in_memory(int fd)
+{
+    struct statfs fs;
+
+    if (fstatfs(fd, &fs) != 0)
+        return 0;
+    return (uint32_t)fs.f_type == 0x01021994 || (uint32_t)fs.f_type == 0x858458f6;
+}
+
+static int
+turn_on(int fd, size_t *align_ret)
+{
+#ifdef STATX_DIOALIGN
+    struct statx file;
+#endif
+
+    *align_ret = DEFAULT_ALIGN;
+    if (lives_in_memory(fd))
+        return -EOPNOTSUPP;
+#ifdef STATX_DIOALIGN
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &file) == 0 &&
+        (file.stx_mask & STATX_DIOALIGN)) {
+        if (file.stx_dio_offset_align == 0)
+            return -EOPNOTSUPP;
+        if (file.stx_dio_offset_align > *align_ret)
+            *align_ret = file.stx_dio_offset_align;
+    }
+#endif
+    return set_direct(fd, O_DIRECT);
+}
+
+int
+s3dlio_direct_start(struct s3dlio_direct_mode *mode, enum s3dlio_direct wanted, int fd)
+{
+    *mode = (struct s3dlio_direct_mode){.wanted = wanted, .align = 1};
+    if (wanted == S3DLIO_DIRECT_OFF)
+        return 0;
+    mode->error = turn_on(fd, &mode->align);
+    mode->on = mode->error == 0;
+    if (mode->on)
+        return 0;
+    mode->align = 1;
+    return wanted == S3DLIO_DIRECT_REQUIRE ? S3DLIO_E_NO_DIRECT : 0;
+}
+
+int
+s3dlio_direct_judge(struct s3dlio_direct_mode *mode, struct s3dlio_io *io, int fd)
+{
+    int status;
+
+    if (io->error != -EINVAL || mode->wanted == S3DLIO_DIRECT_OFF || io->retried)
+        return io->error;
+    if (mode->wanted == S3DLIO_DIRECT_REQUIRE)
+        return S3DLIO_E_NO_DIRECT;
+    /* Others that were on their way come here too, after the first. */
+    if (mode->on) {
+        status = set_direct(fd, 0);
+        if (status)
+            return status;
+        mode->on = false;
+        mode->error = io->error;
+    }
+    io->retried = true;
+    return 1;
+}

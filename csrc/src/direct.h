@@ -1,0 +1,41 @@
+/*
+ * O_DIRECT (open(2)) on one file: asked for, had or not, and left again when the first transfer
+ * shows that the file system does not mean it.
+ */
+#ifndef S3DLIO_DIRECT_H
+#define S3DLIO_DIRECT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "s3dlio/writer.h"
+
+struct s3dlio_io;
+
+struct s3dlio_direct_mode {
+    enum s3dlio_direct wanted;
+    bool on;
+    /* Why it is not on although it is wanted, as -errno. */
+    int error;
+    /* What O_DIRECT asks of offsets and memory; 1 without. */
+    size_t align;
+};
+
+/*
+ * s3dlio_direct_start() sets O_DIRECT on 'fd' if it is wanted and to be had.
+ * Returns 0, or S3DLIO_E_NO_DIRECT when it is required and not to be had; then 'mode->error' says
+ * why: -EINVAL where the file system refuses, -EOPNOTSUPP where it would accept but go through the
+ * page cache all the same.
+ */
+int
+s3dlio_direct_start(struct s3dlio_direct_mode *mode, enum s3dlio_direct wanted, int fd);
+
+/*
+ * s3dlio_direct_judge() looks at a transfer that has come back.  One that was refused with EINVAL
+ * although it is aligned means that O_DIRECT does not work here: the file leaves it.
+ * Returns 1 if the transfer is to be sent again, 0 if it is done, or its failure.
+ */
+int
+s3dlio_direct_judge(struct s3dlio_direct_mode *mode, struct s3dlio_io *io, int fd);
+
+#endif /* S3DLIO_DIRECT_H */

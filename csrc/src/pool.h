@@ -1,0 +1,21 @@
+/* What the writer and the reader need to know of a pool beside its public calls. */
+#ifndef S3DLIO_POOL_H
+#define S3DLIO_POOL_H
+
+#include "s3dlio/buffer.h"
+
+/* The size of each block after rounding. */
+size_t
+s3dlio_pool_block_nbytes(const struct s3dlio_pool *pool);
+
+unsigned
+s3dlio_pool_nblocks(const struct s3dlio_pool *pool);
+
+/* Block number 'index', and the number of the block that begins at 'block'. */
+void *
+s3dlio_pool_block(const struct s3dlio_pool *pool, unsigned index);
+
+unsigned
+s3dlio_pool_index(const struct s3dlio_pool *pool, const void *block);
+
+#endif /* S3DLIO_POOL_H */

@@ -1,0 +1,468 @@
+#define _GNU_SOURCE /* fallocate() */
+
+#include "s3dlio/writer.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "direct.h"
+#include "engine.h"
+#include "handle.h"
+#include "options.h"
+#include "pool.h"
+#include "round.h"
+#include "s3dlio/stage.h"
+#include "s3dlio/status.h"
+#include "stage_pool.h"
+#include "target.h"
+#include "transfer.h"
+
+/* Space is reserved in steps of this size ahead of the writes, so that O_DIRECT does not have to
+ * allocate for each block; what is left over is given back at the end. */
+#define RESERVE_NBYTES ((uint64_t)256 << 20)
+/* Bytes to compress before the clock is looked at; a high level takes about 0.3 s for them. */
+#define COMPRESS_NBYTES ((size_t)1 << 20)
+/* Bytes to copy before the clock is looked at. */
+#define COPY_NBYTES ((size_t)64 << 20)
+
+/* What is left to do, in this order.  Each step can be left with -EAGAIN and taken up again. */
+enum phase { WRITING, ENDING, DRAINING, SYNCING, PUBLISHING, CLOSED };
+
+struct s3dlio_writer {
+    struct s3dlio_handle handle;
+    struct s3dlio_writer_options options;
+    struct s3dlio_target target;
+    struct s3dlio_stage *stage;
+    struct s3dlio_engine *engine;
+    struct s3dlio_io *ios; /* one for each block of the pool, by its number */
+    struct s3dlio_io sync;
+    enum phase phase;
+    int error;
+    bool use_engine; /* also for a stream that fits into one block */
+    struct s3dlio_direct_mode direct;
+    /* The file's length until the end of the stream is known: with reserved or padded bytes. */
+    bool oversized;
+    uint64_t reserved;
+    bool syncing;
+    struct s3dlio_patience patience;
+    uint64_t wait_ns;
+    /* Kept for get_stats() when the parts that know are gone. */
+    const char *engine_name;
+    bool registered;
+    size_t block_nbytes;
+    struct s3dlio_stage_totals totals;
+};
+
+static int
+check_options(struct s3dlio_writer_options *o)
+{
+    if (o->durability > S3DLIO_DURABILITY_NONE || o->direct > S3DLIO_DIRECT_REQUIRE)
+        return -EINVAL;
+    if (o->slice_ms < 0)
+        return -EINVAL;
+    return s3dlio_transfer_defaults(&o->block_nbytes, &o->in_flight, &o->timeout_ms);
+}
+
+static int
+start_engine(struct s3dlio_writer *writer)
+{
+    int status;
+
+    if (writer->engine)
+        return 0;
+    status = s3dlio_engine_open(&writer->engine, writer->target.fd, writer->options.in_flight + 1,
+                                writer->direct.align, s3dlio_stage_pool(writer->stage));
+    if (!status) {
+        writer->engine_name = writer->engine->ops->name;
+        writer->registered = writer->engine->registered;
+    }
+    return status;
+}
+
+/* Gives back all that the file needed while it was open.  Returns false if the kernel keeps hold of
+ * the blocks: then they, and the file, must stay. */
+static bool
+release(struct s3dlio_writer *writer)
+{
+    bool let_go = s3dlio_engine_close(writer->engine) == 0;
+
+    if (writer->stage)
+        s3dlio_stage_get_totals(writer->stage, &writer->totals, sizeof writer->totals);
+    if (let_go) {
+        s3dlio_stage_free(writer->stage);
+        free(writer->ios);
+        s3dlio_target_close(&writer->target);
+    } else if (*writer->target.hidden) {
+        (void)unlinkat(writer->target.dirfd, writer->target.hidden, 0);
+    }
+    writer->engine = NULL;
+    writer->stage = NULL;
+    writer->ios = NULL;
+    writer->phase = CLOSED;
+    return let_go;
+}
+
+int
+s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
+                   const struct s3dlio_writer_options *options)
+{
+    struct s3dlio_stage_options stage = {.struct_nbytes = sizeof stage};
+    struct s3dlio_writer *writer = calloc(1, sizeof *writer);
+    int status;
+
+    if (!writer)
+        return -ENOMEM;
+    s3dlio_handle_init(&writer->handle);
+    writer->target = (struct s3dlio_target){.fd = -1, .dirfd = -1};
+    writer->engine_name = "pwrite";
+    status = s3dlio_options_copy(&writer->options, sizeof writer->options, options);
+    if (!status)
+        status = check_options(&writer->options);
+    if (!status)
+        status = s3dlio_engine_forced(&writer->use_engine);
+    if (!status)
+        status = s3dlio_target_open(&writer->target, path, writer->options.no_parents != 0);
+    if (!status)
+        status = s3dlio_direct_start(&writer->direct, writer->options.direct, writer->target.fd);
+    if (status)
+        goto fail;
+    stage.block_nbytes = s3dlio_round_up(writer->options.block_nbytes, writer->direct.align);
+    stage.nblocks = writer->options.in_flight + 1;
+    stage.zstd_level = writer->options.zstd_level;
+    stage.zstd_workers = writer->options.zstd_workers;
+    status = s3dlio_stage_new(&writer->stage, &stage);
+    if (status)
+        goto fail;
+    writer->block_nbytes = s3dlio_pool_block_nbytes(s3dlio_stage_pool(writer->stage));
+    writer->ios = calloc(stage.nblocks, sizeof *writer->ios);
+    if (!writer->ios)
+        status = -ENOMEM;
+    else if (writer->use_engine)
+        status = start_engine(writer);
+    if (status)
+        goto fail;
+    *writer_ret = writer;
+    return 0;
+fail:
+    release(writer);
+    free(writer);
+    return status;
+}
+
+/*
+ * Brings back one transfer, waiting up to 'wait_ms'.
+ * Returns 1 if one came back and was good, 0 if none did, or the failure.
+ */
+static int
+reap(struct s3dlio_writer *writer, int wait_ms)
+{
+    uint64_t begin_ns = wait_ms > 0 ? s3dlio_clock_ns() : 0;
+    struct s3dlio_io *io;
+    int status = s3dlio_engine_wait(writer->engine, &io, wait_ms);
+
+    if (wait_ms > 0)
+        writer->wait_ns += s3dlio_clock_ns() - begin_ns;
+    if (status < 0)
+        return status;
+    if (status == 0)
+        return wait_ms > 0 && s3dlio_patience_lost(&writer->patience, writer->options.timeout_ms)
+                   ? -ETIMEDOUT
+                   : 0;
+    s3dlio_patience_progress(&writer->patience);
+    if (io == &writer->sync) {
+        writer->syncing = false;
+        return io->error ? io->error : 1;
+    }
+    status = s3dlio_direct_judge(&writer->direct, io, writer->target.fd);
+    if (status > 0) {
+        status = s3dlio_engine_submit(writer->engine, io);
+        return status ? status : 1;
+    }
+    if (status)
+        return status;
+    s3dlio_stage_release(writer->stage, io->data);
+    return 1;
+}
+
+static void
+reserve(struct s3dlio_writer *writer, uint64_t end)
+{
+    if (!writer->direct.on || end <= writer->reserved)
+        return;
+    /* It only helps: a disk that has no room for the whole step may have it for the data. */
+    if (fallocate(writer->target.fd, FALLOC_FL_KEEP_SIZE, (off_t)writer->reserved,
+                  (off_t)RESERVE_NBYTES) == 0)
+        writer->reserved += RESERVE_NBYTES;
+    else
+        writer->reserved = UINT64_MAX;
+    writer->oversized = true;
+}
+
+/* Sends the stage's full block on its way to the file. */
+static int
+send_block(struct s3dlio_writer *writer)
+{
+    struct s3dlio_block block;
+    struct s3dlio_io *io;
+    size_t nbytes;
+    unsigned index;
+    int status = s3dlio_stage_take(writer->stage, &block);
+
+    if (status)
+        return status;
+    index = s3dlio_pool_index(s3dlio_stage_pool(writer->stage), block.data);
+    nbytes = s3dlio_round_up(block.nbytes, writer->direct.align);
+    if (nbytes > block.nbytes) {
+        memset((char *)block.data + block.nbytes, 0, nbytes - block.nbytes);
+        writer->oversized = true;
+    }
+    io = &writer->ios[index];
+    *io = (struct s3dlio_io){.kind = S3DLIO_IO_WRITE,
+                             .data = block.data,
+                             .nbytes = nbytes,
+                             .offset = block.offset,
+                             .needed = nbytes,
+                             .block = (int)index};
+    if (!writer->engine && block.nbytes < writer->block_nbytes) {
+        /* The whole stream, in one short block: not worth an engine. */
+        do {
+            (void)s3dlio_io_run(io, writer->target.fd, writer->direct.align);
+            status = s3dlio_direct_judge(&writer->direct, io, writer->target.fd);
+        } while (status > 0);
+        s3dlio_stage_release(writer->stage, block.data);
+        return status;
+    }
+    status = start_engine(writer);
+    if (status)
+        return status;
+    reserve(writer, block.offset + nbytes);
+    if (writer->engine->in_flight == 0)
+        s3dlio_patience_progress(&writer->patience);
+    status = s3dlio_engine_submit(writer->engine, io);
+    /* A failure is seen as early as it is known. */
+    while (status >= 0) {
+        status = reap(writer, 0);
+        if (status == 0)
+            break;
+    }
+    return status;
+}
+
+/* The first failure is the writer's; -EAGAIN would say that it has none. */
+static int
+fail(struct s3dlio_writer *writer, int status)
+{
+    writer->error = status == -EAGAIN ? -EBUSY : status;
+    release(writer);
+    return writer->error;
+}
+
+static int
+write_some(struct s3dlio_writer *writer, const char *data, size_t nbytes, size_t *taken)
+{
+    size_t step = writer->options.zstd_level ? COMPRESS_NBYTES : COPY_NBYTES;
+
+    while (*taken < nbytes) {
+        size_t rest = nbytes - *taken;
+        int status =
+            s3dlio_stage_write(writer->stage, data + *taken, rest < step ? rest : step, 0, taken);
+
+        if (status == 1)
+            status = send_block(writer);
+        else if (status == -EAGAIN)
+            status = reap(writer, S3DLIO_WAIT_MS);
+        if (status < 0)
+            return fail(writer, status);
+        if (*taken < nbytes && s3dlio_patience_slice_over(&writer->patience))
+            return -EAGAIN;
+    }
+    return 0;
+}
+
+int
+s3dlio_writer_write(struct s3dlio_writer *writer, const void *data, size_t nbytes,
+                    size_t *taken_ret)
+{
+    size_t taken = 0;
+    int status = s3dlio_handle_enter(&writer->handle);
+
+    if (!status) {
+        if (!taken_ret && writer->options.slice_ms)
+            status = -EINVAL;
+        else if (writer->error)
+            status = writer->error;
+        else if (writer->phase != WRITING)
+            status = S3DLIO_E_CLOSED;
+        if (!status) {
+            s3dlio_patience_begin(&writer->patience, writer->options.slice_ms);
+            status = write_some(writer, data, nbytes, &taken);
+        }
+        s3dlio_handle_leave(&writer->handle);
+    }
+    if (taken_ret)
+        *taken_ret = taken;
+    return status;
+}
+
+/* The steps of closing.  Each returns 0 when it is done, 1 to be called again, or a failure. */
+
+static int
+end_stream(struct s3dlio_writer *writer)
+{
+    int status = s3dlio_stage_end(writer->stage, 0);
+
+    if (status == 1)
+        status = send_block(writer);
+    else if (status == -EAGAIN)
+        status = reap(writer, S3DLIO_WAIT_MS);
+    else
+        return status;
+    return status < 0 ? status : 1;
+}
+
+static int
+drain(struct s3dlio_writer *writer)
+{
+    int status;
+
+    if (writer->engine && writer->engine->in_flight > 0) {
+        status = reap(writer, S3DLIO_WAIT_MS);
+        return status < 0 ? status : 1;
+    }
+    s3dlio_stage_get_totals(writer->stage, &writer->totals, sizeof writer->totals);
+    if (writer->oversized && ftruncate(writer->target.fd, (off_t)writer->totals.stored_nbytes) != 0)
+        return -errno;
+    return 0;
+}
+
+static int
+synchronize(struct s3dlio_writer *writer)
+{
+    struct s3dlio_io *sync = &writer->sync;
+    int status;
+
+    if (writer->options.durability == S3DLIO_DURABILITY_NONE)
+        return 0;
+    if (sync->kind == S3DLIO_IO_READ) { /* not begun */
+        sync->kind = writer->options.durability == S3DLIO_DURABILITY_DATA ? S3DLIO_IO_FDATASYNC
+                                                                          : S3DLIO_IO_FSYNC;
+        if (!writer->engine)
+            return s3dlio_io_run(sync, writer->target.fd, 1);
+        s3dlio_patience_progress(&writer->patience);
+        writer->syncing = true;
+        status = s3dlio_engine_submit(writer->engine, sync);
+        if (status)
+            return status;
+    }
+    if (!writer->syncing)
+        return 0;
+    status = reap(writer, S3DLIO_WAIT_MS);
+    return status < 0 ? status : 1;
+}
+
+static int
+publish(struct s3dlio_writer *writer)
+{
+    bool published;
+
+    return s3dlio_target_publish(&writer->target,
+                                 writer->options.durability == S3DLIO_DURABILITY_FULL, &published);
+}
+
+static int
+close_some(struct s3dlio_writer *writer)
+{
+    static int (*const steps[])(struct s3dlio_writer *) = {
+        [WRITING] = NULL,        [ENDING] = end_stream,  [DRAINING] = drain,
+        [SYNCING] = synchronize, [PUBLISHING] = publish,
+    };
+
+    if (writer->phase == WRITING)
+        writer->phase = ENDING;
+    while (writer->phase != CLOSED) {
+        int status = steps[writer->phase](writer);
+
+        if (status < 0)
+            return fail(writer, status);
+        if (status == 0)
+            writer->phase++;
+        if (writer->phase != CLOSED && s3dlio_patience_slice_over(&writer->patience))
+            return -EAGAIN;
+    }
+    release(writer);
+    return 0;
+}
+
+int
+s3dlio_writer_close(struct s3dlio_writer *writer)
+{
+    int status = s3dlio_handle_enter(&writer->handle);
+
+    if (status)
+        return status;
+    status = writer->error;
+    if (!status && writer->phase != CLOSED) {
+        s3dlio_patience_begin(&writer->patience, writer->options.slice_ms);
+        status = close_some(writer);
+    }
+    s3dlio_handle_leave(&writer->handle);
+    return status;
+}
+
+void
+s3dlio_writer_abort(struct s3dlio_writer *writer)
+{
+    if (!writer || s3dlio_handle_enter(&writer->handle) != 0)
+        return;
+    if (writer->phase != CLOSED) {
+        writer->error = S3DLIO_E_CLOSED;
+        release(writer);
+    }
+    s3dlio_handle_leave(&writer->handle);
+}
+
+void
+s3dlio_writer_get_stats(const struct s3dlio_writer *writer, struct s3dlio_writer_stats *stats_ret,
+                        size_t struct_nbytes)
+{
+    struct s3dlio_stage_totals totals = writer->totals;
+    struct s3dlio_writer_stats stats;
+
+    if (writer->stage)
+        s3dlio_stage_get_totals(writer->stage, &totals, sizeof totals);
+    stats = (struct s3dlio_writer_stats){
+        .raw_nbytes = totals.raw_nbytes,
+        .stored_nbytes = totals.stored_nbytes,
+        .nblocks = totals.nblocks,
+        .wait_ns = writer->wait_ns,
+        .block_nbytes = writer->block_nbytes,
+        .engine = writer->engine_name,
+        .registered = writer->registered,
+        .direct = writer->direct.on,
+        .direct_error = writer->direct.error,
+        .raw_crc32c = totals.raw_crc32c,
+        .stored_crc32c = totals.stored_crc32c,
+    };
+    s3dlio_options_return(stats_ret, struct_nbytes, &stats, sizeof stats);
+}
+
+void
+s3dlio_writer_free(struct s3dlio_writer *writer)
+{
+    if (!writer)
+        return;
+    if (s3dlio_handle_is_forked(&writer->handle)) {
+        s3dlio_engine_forget(writer->engine);
+        s3dlio_target_forget(&writer->target);
+        s3dlio_stage_free(writer->stage);
+        free(writer->ios);
+    } else {
+        s3dlio_writer_abort(writer);
+    }
+    free(writer);
+}

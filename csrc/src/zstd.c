@@ -1,0 +1,216 @@
+#define _GNU_SOURCE /* sched_getaffinity() */
+
+#include "s3dlio/zstd.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <zstd.h>
+#include <zstd_errors.h>
+
+#include "handle.h"
+#include "s3dlio/status.h"
+
+/* What the stock tool reads without --long: RFC 8878 recommends 8 MiB, libzstd's default limit is
+ * 128 MiB, and level 22 asks for all of it. */
+#define WINDOW_LOG_MAX 27
+
+static int
+encoder_status(size_t zstd_result)
+{
+    if (!ZSTD_isError(zstd_result))
+        return 0;
+    if (ZSTD_getErrorCode(zstd_result) == ZSTD_error_memory_allocation)
+        return -ENOMEM;
+    return S3DLIO_E_ZSTD;
+}
+
+/* All but two of the errors that a decoder can meet mean that the data is not what was written. */
+static int
+decoder_status(size_t zstd_result)
+{
+    if (!ZSTD_isError(zstd_result))
+        return 0;
+    switch (ZSTD_getErrorCode(zstd_result)) {
+    case ZSTD_error_memory_allocation:
+        return -ENOMEM;
+    case ZSTD_error_frameParameter_windowTooLarge:
+        return S3DLIO_E_ZSTD;
+    default:
+        return S3DLIO_E_CORRUPT;
+    }
+}
+
+static int
+processors(void)
+{
+#ifdef __linux__
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        return CPU_COUNT(&set);
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
+struct s3dlio_zstd_encoder {
+    struct s3dlio_handle handle;
+    ZSTD_CCtx *context;
+    bool ended;
+};
+
+int
+s3dlio_zstd_encoder_new(struct s3dlio_zstd_encoder **encoder_ret, int level, int nworkers)
+{
+    struct s3dlio_zstd_encoder *encoder;
+    size_t result;
+
+    if (level < S3DLIO_ZSTD_LEVEL_MIN || level > S3DLIO_ZSTD_LEVEL_MAX)
+        return -EINVAL;
+    encoder = calloc(1, sizeof *encoder);
+    if (!encoder)
+        return -ENOMEM;
+    s3dlio_handle_init(&encoder->handle);
+    encoder->context = ZSTD_createCCtx();
+    if (!encoder->context) {
+        free(encoder);
+        return -ENOMEM;
+    }
+    result = ZSTD_CCtx_setParameter(encoder->context, ZSTD_c_compressionLevel, level);
+    if (!ZSTD_isError(result))
+        result = ZSTD_CCtx_setParameter(encoder->context, ZSTD_c_checksumFlag, 1);
+    if (ZSTD_isError(result)) {
+        s3dlio_zstd_encoder_free(encoder);
+        return encoder_status(result);
+    }
+    if (nworkers < 0)
+        nworkers = processors();
+    /* Refused by a libzstd without threads, which then compresses in the calling thread. */
+    if (nworkers > 0)
+        (void)ZSTD_CCtx_setParameter(encoder->context, ZSTD_c_nbWorkers, nworkers);
+    *encoder_ret = encoder;
+    return 0;
+}
+
+static int
+compress(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_in *in,
+         struct s3dlio_zstd_out *out, ZSTD_EndDirective directive, size_t *unflushed_ret)
+{
+    ZSTD_inBuffer input = {in->data, in->nbytes, in->pos};
+    ZSTD_outBuffer output = {out->data, out->nbytes, out->pos};
+
+    *unflushed_ret = ZSTD_compressStream2(encoder->context, &output, &input, directive);
+    in->pos = input.pos;
+    out->pos = output.pos;
+    return encoder_status(*unflushed_ret);
+}
+
+int
+s3dlio_zstd_encoder_write(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_in *in,
+                          struct s3dlio_zstd_out *out)
+{
+    size_t unflushed;
+    int status = encoder->ended ? S3DLIO_E_CLOSED : 0;
+
+    while (!status && in->pos < in->nbytes && out->pos < out->nbytes)
+        status = compress(encoder, in, out, ZSTD_e_continue, &unflushed);
+    return status;
+}
+
+int
+s3dlio_zstd_encoder_end(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_out *out)
+{
+    struct s3dlio_zstd_in nothing = {NULL, 0, 0};
+    size_t unflushed = 1;
+    int status = 0;
+
+    if (encoder->ended)
+        return 0;
+    while (!status && unflushed > 0 && out->pos < out->nbytes)
+        status = compress(encoder, &nothing, out, ZSTD_e_end, &unflushed);
+    if (status)
+        return status;
+    encoder->ended = unflushed == 0;
+    return encoder->ended ? 0 : 1;
+}
+
+void
+s3dlio_zstd_encoder_free(struct s3dlio_zstd_encoder *encoder)
+{
+    if (!encoder)
+        return;
+    /* Freeing the context joins its threads; in a child of fork() there are none to join. */
+    if (!s3dlio_handle_is_forked(&encoder->handle))
+        ZSTD_freeCCtx(encoder->context);
+    free(encoder);
+}
+
+struct s3dlio_zstd_decoder {
+    ZSTD_DCtx *context;
+    int error;
+    /* Whether the last byte that was read ended a frame, and all of its output is out. */
+    bool between_frames;
+};
+
+int
+s3dlio_zstd_decoder_new(struct s3dlio_zstd_decoder **decoder_ret)
+{
+    struct s3dlio_zstd_decoder *decoder = calloc(1, sizeof *decoder);
+
+    if (!decoder)
+        return -ENOMEM;
+    decoder->context = ZSTD_createDCtx();
+    if (!decoder->context || ZSTD_isError(ZSTD_DCtx_setParameter(
+                                 decoder->context, ZSTD_d_windowLogMax, WINDOW_LOG_MAX))) {
+        s3dlio_zstd_decoder_free(decoder);
+        return -ENOMEM;
+    }
+    *decoder_ret = decoder;
+    return 0;
+}
+
+int
+s3dlio_zstd_decoder_read(struct s3dlio_zstd_decoder *decoder, struct s3dlio_zstd_in *in,
+                         struct s3dlio_zstd_out *out)
+{
+    ZSTD_inBuffer input = {in->data, in->nbytes, in->pos};
+    ZSTD_outBuffer output = {out->data, out->nbytes, out->pos};
+
+    /* Once more with no input, for output that the last call had no room for. */
+    while (!decoder->error && output.pos < output.size) {
+        size_t before = input.pos + output.pos;
+        size_t result = ZSTD_decompressStream(decoder->context, &output, &input);
+
+        decoder->error = decoder_status(result);
+        if (decoder->error)
+            break;
+        if (input.pos + output.pos == before)
+            break;
+        decoder->between_frames = result == 0;
+        if (input.pos == input.size && result == 0)
+            break;
+    }
+    in->pos = input.pos;
+    out->pos = output.pos;
+    return decoder->error;
+}
+
+int
+s3dlio_zstd_decoder_end(const struct s3dlio_zstd_decoder *decoder)
+{
+    if (decoder->error)
+        return decoder->error;
+    return decoder->between_frames ? 0 : S3DLIO_E_TRUNCATED;
+}
+
+void
+s3dlio_zstd_decoder_free(struct s3dlio_zstd_decoder *decoder)
+{
+    if (!decoder)
+        return;
+    ZSTD_freeDCtx(decoder->context);
+    free(decoder);
+}

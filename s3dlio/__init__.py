@@ -1,0 +1,86 @@
+"""Moves large bytes between Python and storage: complete, durable and verified, or not there at all.
+
+>>> import s3dlio
+>>> with s3dlio.open_writer("memory://demo/hello") as writer:
+...     writer.write_chunk(b"hello world")
+>>> writer.checksum()
+'crc32c:c99465aa'
+>>> s3dlio.get("memory://demo/hello")
+b'hello world'
+"""
+
+from s3dlio._checksum import crc32c, crc32c_combine
+from s3dlio._errors import (
+    BusyError,
+    ClosedError,
+    CorruptDataError,
+    ForkedError,
+    InvalidInputError,
+    NotAnObjectError,
+    NotFoundError,
+    PermissionDeniedError,
+    S3dlioError,
+    StorageError,
+    TimedOutError,
+    UnsupportedError,
+)
+from s3dlio._logging import init_logging
+from s3dlio._native import version
+from s3dlio._ops import (
+    create_direct_filesystem_writer,
+    create_filesystem_writer,
+    delete,
+    exists,
+    get,
+    get_range,
+    list,
+    put,
+    stat,
+)
+from s3dlio._options import WriterOptions
+from s3dlio._reader import open_reader
+from s3dlio._stores.base import ObjectStat, WriterStats
+from s3dlio._writer import ObjectWriter, open_writer
+
+# The reference's names.
+PyObjectWriter = ObjectWriter
+PyWriterOptions = WriterOptions
+
+__version__ = version()
+
+__all__ = [
+    "BusyError",
+    "ClosedError",
+    "CorruptDataError",
+    "ForkedError",
+    "InvalidInputError",
+    "NotAnObjectError",
+    "NotFoundError",
+    "ObjectStat",
+    "ObjectWriter",
+    "PermissionDeniedError",
+    "PyObjectWriter",
+    "PyWriterOptions",
+    "S3dlioError",
+    "StorageError",
+    "TimedOutError",
+    "UnsupportedError",
+    "WriterOptions",
+    "WriterStats",
+    "__version__",
+    "crc32c",
+    "crc32c_combine",
+    "create_direct_filesystem_writer",
+    "create_filesystem_writer",
+    "delete",
+    "exists",
+    "get",
+    "get_range",
+    "init_logging",
+    "list",
+    "open_reader",
+    "open_writer",
+    "put",
+    "stat",
+    "version",
+]

@@ -1,0 +1,95 @@
+"""What s3dlio raises.  Each error is an S3dlioError, and also the built-in that fits.
+
+S3dlioError (RuntimeError)
+├── InvalidInputError       ValueError              a URI, an option or a range that cannot be
+├── NotFoundError           FileNotFoundError       no such object, folder or bucket
+├── NotAnObjectError        IsADirectoryError       a folder, a device, ... where an object was expected
+├── PermissionDeniedError   PermissionError         credentials, mode, or a read-only file system
+├── TimedOutError           TimeoutError            no progress within the deadline
+├── StorageError            OSError                 any other failure of the system: no space, I/O error
+├── CorruptDataError        ValueError              the bytes are not those that were written
+├── ClosedError             ValueError              the handle was finalized, closed or aborted before
+├── BusyError                                       another thread is using the handle
+├── ForkedError                                     the handle was made by the parent of this process
+└── UnsupportedError        io.UnsupportedOperation what this store or this machine does not offer
+
+Passing an object of the wrong type is a plain TypeError.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+
+class S3dlioError(RuntimeError):
+    """The base of all errors of s3dlio.
+
+    ``operation`` and ``uri`` tell what was tried on which object, ``errno`` the system's number if there is one.
+    """
+
+    def __init__(
+        self, message: str, *, operation: str | None = None, uri: str | None = None, errno: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.operation = operation
+        self.uri = uri
+        self.errno = errno
+
+    def __str__(self) -> str:
+        # OSError would print its own pattern as soon as errno is set.
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders, for instance out of the workers of a data loader.
+        return _rebuild, (type(self), self.args[0], self.operation, self.uri, self.errno)
+
+
+def _rebuild(
+    kind: type[S3dlioError], message: str, operation: str | None, uri: str | None, errno: int | None
+) -> S3dlioError:
+    return kind(message, operation=operation, uri=uri, errno=errno)
+
+
+class InvalidInputError(S3dlioError, ValueError):
+    """A URI, an option or a range that cannot be."""
+
+
+class NotFoundError(S3dlioError, FileNotFoundError):
+    """There is no such object, folder or bucket."""
+
+
+class NotAnObjectError(S3dlioError, IsADirectoryError):
+    """A folder, a device or a pipe stands where an object was expected."""
+
+
+class PermissionDeniedError(S3dlioError, PermissionError):
+    """The store does not allow this."""
+
+
+class TimedOutError(S3dlioError, TimeoutError):
+    """There was no progress within the deadline."""
+
+
+class StorageError(S3dlioError, OSError):
+    """The system failed: no space, an I/O error, a lost connection."""
+
+
+class CorruptDataError(S3dlioError, ValueError):
+    """The bytes are not those that were written, or not all of them."""
+
+
+class ClosedError(S3dlioError, ValueError):
+    """The handle was finalized, closed or aborted before."""
+
+
+class BusyError(S3dlioError):
+    """Another thread is using the handle."""
+
+
+class ForkedError(S3dlioError):
+    """The handle was made by the parent of this process and does not work after a fork."""
+
+
+class UnsupportedError(S3dlioError, io.UnsupportedOperation):
+    """This store or this machine does not offer what was asked for."""

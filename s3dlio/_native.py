@@ -1,0 +1,86 @@
+"""The gate to the compiled library: the only importer of it, and the one place where its codes become errors."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from s3dlio import _errors
+from s3dlio._libs3dlio import ffi, lib
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["SLICE_MS", "check", "ffi", "lib", "new_bytes", "pointer", "raise_status"]
+
+# How long one call into the library lasts at most, so that Python can run its signal handlers.
+SLICE_MS = 100
+
+_KINDS: dict[int, type[_errors.S3dlioError]] = {
+    lib.S3DLIO_E_CORRUPT: _errors.CorruptDataError,
+    lib.S3DLIO_E_TRUNCATED: _errors.CorruptDataError,
+    lib.S3DLIO_E_CLOSED: _errors.ClosedError,
+    lib.S3DLIO_E_BUSY: _errors.BusyError,
+    lib.S3DLIO_E_FORKED: _errors.ForkedError,
+    lib.S3DLIO_E_NO_DIRECT: _errors.UnsupportedError,
+    lib.S3DLIO_E_BAD_ENGINE: _errors.InvalidInputError,
+    lib.S3DLIO_E_ZSTD: _errors.StorageError,
+    lib.S3DLIO_E_NOT_REGULAR: _errors.NotAnObjectError,
+    -errno.ENOENT: _errors.NotFoundError,
+    -errno.EISDIR: _errors.NotAnObjectError,
+    -errno.EACCES: _errors.PermissionDeniedError,
+    -errno.EPERM: _errors.PermissionDeniedError,
+    -errno.EROFS: _errors.PermissionDeniedError,
+    -errno.ETIMEDOUT: _errors.TimedOutError,
+    -errno.EINVAL: _errors.InvalidInputError,
+}
+
+
+def raise_status(status: int, operation: str, uri: str) -> None:
+    """Raises the error of a negative code of the library."""
+    room = ffi.new("char[]", 128)
+    cause = ffi.string(lib.s3dlio_status_text(status, room, len(room))).decode(errors="replace")
+    number = -status if -4096 < status < 0 else None
+    kind = _KINDS.get(status, _errors.StorageError)
+    raise kind(f"{operation} {uri}: {cause}", operation=operation, uri=uri, errno=number)
+
+
+def check(status: int, operation: str, uri: str) -> int:
+    """Returns a result of the library if it is no failure."""
+    if status < 0:
+        raise_status(status, operation, uri)
+    return status
+
+
+def new_bytes(nbytes: int) -> bytes:
+    """A bytes object whose content is yet to be filled in through ``ffi.from_buffer``.
+
+    CPython allows that for an object from ``PyBytes_FromStringAndSize(NULL, n)`` that nobody else has seen.  It spares
+    a copy of everything that is read.
+    """
+    from ctypes import c_char_p, c_ssize_t, py_object, pythonapi  # 5 ms that an import of s3dlio need not take
+
+    if nbytes == 0:
+        return b""
+    make = pythonapi.PyBytes_FromStringAndSize
+    make.restype = py_object
+    make.argtypes = [c_char_p, c_ssize_t]
+    data: bytes = make(None, nbytes)
+    lib.s3dlio_buffer_advise(ffi.from_buffer(data), nbytes)
+    return data
+
+
+
+
+def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
+    """A C pointer to the bytes of a contiguous buffer; ``len()`` of it is their count."""
+    try:
+        return ffi.from_buffer(buffer, require_writable=writable)
+    except BufferError as error:
+        raise _errors.InvalidInputError(f"a contiguous buffer is needed: {error}") from error
+
+
+def version() -> str:
+    """Returns the version of the library and of the package, which are one."""
+    text: str = ffi.string(lib.s3dlio_version()).decode()
+    return text

@@ -1,0 +1,119 @@
+"""Operations on whole objects: a URI in, one method of its store called."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError
+from s3dlio._logging import logger
+from s3dlio._options import WriterOptions
+from s3dlio._reader import read_range
+from s3dlio._stores.base import ObjectStat
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import Uri, parse_uri
+from s3dlio._writer import ObjectWriter, open_writer
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+def create_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Begins a file at ``file:///abs/path`` or ``file://localhost/abs/path`` (RFC 8089), written through the page
+    cache unless the options ask for O_DIRECT.
+
+    Missing folders are created with the file.  With compression the name gets ``.zst``, once.  Raises InvalidInputError
+    for a URI that is not absolute or of another scheme, NotAnObjectError for a folder, both with the URI in the text.
+    """
+    return ObjectWriter(_file_uri(uri, ("file",)), options or WriterOptions())
+
+
+def create_direct_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Begins a file at ``direct:///abs/path`` or ``file:///abs/path``, written with O_DIRECT where the file system
+    offers it, else through the page cache; `ObjectWriter.stats` tells which, and why.
+
+    Otherwise as `create_filesystem_writer`.
+    """
+    parsed = _file_uri(uri, ("file", "direct"))
+    return ObjectWriter(replace(parsed, scheme="direct"), options or WriterOptions())
+
+
+def _file_uri(uri: str, schemes: tuple[str, ...]) -> Uri:
+    parsed = parse_uri(uri)
+    if parsed.scheme not in schemes:
+        raise InvalidInputError(f"{uri!r} is no {' or '.join(schemes)} URI", operation="open", uri=uri)
+    return parsed
+
+
+def get(uri: str) -> bytes:
+    """Returns the whole object."""
+    return get_range(uri, 0)
+
+
+def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
+    """Returns ``length`` bytes of an object from byte ``offset`` on; ``None`` is all the rest.
+
+    A range that goes past the end gives what there is, possibly ``b''``.  Raises InvalidInputError for a negative
+    offset or length.
+    """
+    if offset < 0 or (length is not None and length < 0):
+        raise InvalidInputError(
+            f"get {uri}: offset {offset} and length {length} must not be negative", operation="get", uri=uri
+        )
+    began = time.monotonic()
+    parsed = parse_uri(uri)
+    source = store_for(parsed).open(parsed)
+    try:
+        data = read_range(source, offset, source.size if length is None else length)
+    finally:
+        source.close()
+    logger.debug("read %s: %d bytes from %d on, %.3f s", uri, len(data), offset, time.monotonic() - began)
+    return data
+
+
+def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings: Any) -> None:
+    """Stores a whole object: complete, and durable as the options say, when the call returns.
+
+    ``data`` is anything with a contiguous buffer; settings are those of `open_writer`.
+    """
+    with open_writer(uri, options, **settings) as writer:
+        writer.write_chunk(data)
+
+
+def stat(uri: str) -> ObjectStat:
+    """Returns ``{'size': bytes, 'last_modified': 'YYYY-MM-DDThh:mm:ss.…Z', 'etag': …}``.
+
+    Raises NotFoundError where there is no object, NotAnObjectError for a folder.
+    """
+    parsed = parse_uri(uri)
+    return store_for(parsed).stat(parsed)
+
+
+def exists(uri: str) -> bool:
+    """Whether there is an object at ``uri``.  A folder is none.  Raises when that cannot be found out."""
+    try:
+        stat(uri)
+    except (NotFoundError, NotAnObjectError):
+        return False
+    return True
+
+
+def list(uri: str, recursive: bool = True) -> list[str]:
+    """Returns the URIs of the objects below ``uri`` as a folder, or of the object itself, in the order of their names.
+
+    Without ``recursive`` a deeper folder is one entry that ends in ``/``.  A folder that does not exist has no objects.
+    Any failure raises: a list is complete.  Links to folders are not followed.
+    """
+    parsed = parse_uri(uri)
+    return [str(found) for found in store_for(parsed).list(parsed, recursive)]
+
+
+def delete(uri: str, recursive: bool = False) -> None:
+    """Deletes an object, or with ``recursive`` everything below a folder.
+
+    An object that is not there is no error, as in object stores.  A folder without ``recursive`` raises
+    NotAnObjectError and deletes nothing.
+    """
+    parsed = parse_uri(uri)
+    store_for(parsed).delete(parsed, recursive)

@@ -1,0 +1,179 @@
+"""Objects as seekable file objects."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+from s3dlio._errors import InvalidInputError
+from s3dlio._logging import TRACE, logger
+from s3dlio._native import check, ffi, lib, new_bytes, pointer
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import parse_uri
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from s3dlio._stores.base import Source
+    from s3dlio._uri import Uri
+
+DEFAULT_BUFFER_SIZE = 1 << 20
+_ZSTD_INPUT_SIZE = 1 << 20
+
+
+def read_range(source: Source, start: int, length: int) -> bytes:
+    """``length`` bytes from ``start`` on, fewer at the end of the object, without a copy in between."""
+    data = new_bytes(max(0, min(length, source.size - start)))
+    count = source.readinto(start, data) if data else 0
+    return data if count == len(data) else data[:count]
+
+
+class ObjectReader(io.RawIOBase):
+    """The bytes of an object, unbuffered: each read is a request to the store."""
+
+    def __init__(self, source: Source, uri: Uri) -> None:
+        self._source = source
+        self._uri = uri
+        self._position = 0
+
+    @property
+    def name(self) -> str:
+        return str(self._uri)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._check_open()
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._source.size}
+        if whence not in base:
+            raise InvalidInputError(f"seek {self._uri}: whence must be 0, 1 or 2, not {whence!r}")
+        if base[whence] + offset < 0:
+            raise InvalidInputError(f"seek {self._uri}: position {base[whence] + offset} is before the beginning")
+        self._position = base[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: Buffer) -> int:
+        self._check_open()
+        count = self._source.readinto(self._position, buffer)
+        logger.log(TRACE, "read %s: %d bytes from %d on", self._uri, count, self._position)
+        self._position += count
+        return count
+
+    def readall(self) -> bytes:
+        self._check_open()
+        data = read_range(self._source, self._position, self._source.size)
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+        super().close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+
+
+class ZstdReader(io.RawIOBase):
+    """The decompressed bytes of a zstd stream.  Seeking forward decompresses what is passed over, seeking back starts
+    again from the beginning.  A damaged or truncated stream raises CorruptDataError, never ends early."""
+
+    def __init__(self, raw: ObjectReader) -> None:
+        self._raw = raw
+        self._input = bytearray(_ZSTD_INPUT_SIZE)
+        self._data = ffi.from_buffer(self._input)
+        self._start()
+
+    def _start(self) -> None:
+        handle = ffi.new("struct s3dlio_zstd_decoder **")
+        check(lib.s3dlio_zstd_decoder_new(handle), "decompress", self._raw.name)
+        self._decoder = ffi.gc(handle[0], lib.s3dlio_zstd_decoder_free)
+        self._in = ffi.new("struct s3dlio_zstd_in *", {"data": self._data, "nbytes": 0, "pos": 0})
+        self._out = ffi.new("struct s3dlio_zstd_out *")
+        self._position = 0
+
+    @property
+    def name(self) -> str:
+        return self._raw.name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        self._check_open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._check_open()
+        if whence == os.SEEK_END:
+            self._skip(None)
+        if whence != os.SEEK_SET:
+            offset += self._position
+        if offset < 0:
+            raise InvalidInputError(f"seek {self.name}: position {offset} is before the beginning")
+        if offset < self._position:
+            self._raw.seek(0)
+            self._start()
+        self._skip(offset)
+        return self._position
+
+    def _skip(self, position: int | None) -> None:
+        scratch = memoryview(bytearray(1 << 20))
+        while position is None or self._position < position:
+            wanted = len(scratch) if position is None else min(len(scratch), position - self._position)
+            if self.readinto(scratch[:wanted]) == 0:
+                break
+
+    def readinto(self, buffer: Buffer) -> int:
+        self._check_open()
+        data = pointer(buffer, writable=True)
+        if len(data) == 0:
+            return 0
+        self._out.data, self._out.nbytes, self._out.pos = data, len(data), 0
+        while self._out.pos == 0:
+            ended = False
+            if self._in.pos == self._in.nbytes:
+                self._in.nbytes = self._raw.readinto(self._input)
+                self._in.pos = 0
+                ended = self._in.nbytes == 0
+            check(lib.s3dlio_zstd_decoder_read(self._decoder, self._in, self._out), "decompress", self.name)
+            if ended and self._out.pos == 0:
+                check(lib.s3dlio_zstd_decoder_end(self._decoder), "decompress", self.name)
+                break
+        count: int = self._out.pos
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+
+
+def open_reader(uri: str, *, decompress: bool = False, buffer_size: int = DEFAULT_BUFFER_SIZE) -> io.BufferedReader:
+    """Opens an object for reading, as a seekable binary file object.
+
+    ``read``, ``readinto`` (into your memory, without a copy for large requests), ``seek``, ``tell`` and iteration work
+    as for a file; all reads see the version that was opened.  ``decompress=True`` reads a zstd stream's content: then
+    seeking back starts again from the beginning, and damage raises CorruptDataError.  The name's ending decides
+    nothing.  ``buffer_size`` is in bytes; requests above it go straight to the store.
+    """
+    parsed = parse_uri(uri)
+    raw = ObjectReader(store_for(parsed).open(parsed), parsed)
+    return io.BufferedReader(ZstdReader(raw) if decompress else raw, buffer_size)

@@ -1,0 +1,227 @@
+"""What a store has to bring.  Everything above is written against these classes; `tests/contract` proves a store."""
+
+from __future__ import annotations
+
+import errno
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+
+from s3dlio._errors import TimedOutError
+from s3dlio._native import SLICE_MS, ffi, lib, raise_status
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from s3dlio._options import WriterOptions
+    from s3dlio._uri import Uri
+
+
+class ObjectStat(TypedDict):
+    """What `stat` tells of an object: its size in bytes, the time of its last change (RFC 3339, UTC), and a tag that
+    changes whenever the object does."""
+
+    size: int
+    last_modified: str
+    etag: str
+
+
+@dataclass(frozen=True)
+class WriterStats:
+    """What a writer did so far.
+
+    ``io_engine``: ``'io_uring'``, ``'threads'``, ``'pwrite'`` (a short file, written by one call) or the store's name.
+    ``direct``: whether the file is written with O_DIRECT, and if not although asked for, ``direct_reason`` says why.
+    ``registered``: whether io_uring holds the blocks registered.  ``bytes_written`` came in, ``compressed_bytes`` are
+    stored, in ``blocks`` of ``block_size`` bytes.  ``wait_seconds``: how long the caller was kept waiting.
+    """
+
+    io_engine: str
+    direct: bool
+    direct_reason: str | None
+    registered: bool
+    block_size: int
+    blocks: int
+    bytes_written: int
+    compressed_bytes: int
+    crc32c: int
+    wait_seconds: float
+
+
+class Stream(Protocol):
+    """An object on its way into a store.  Nothing is visible before `finish` has returned."""
+
+    def write(self, data: Any) -> None:
+        """Appends bytes, given as `_native.pointer` makes them; they may be reused on return."""
+
+    def finish(self) -> None:
+        """Makes the object visible, complete and durable."""
+
+    def abort(self) -> None:
+        """Drops what was staged; never raises."""
+
+    def stats(self) -> WriterStats: ...
+
+
+class Source(Protocol):
+    """An object opened for reading: the same version for all its reads."""
+
+    @property
+    def size(self) -> int: ...
+
+    def readinto(self, start: int, buffer: Buffer) -> int:
+        """Fills the buffer from byte ``start`` on; returns the count, less than its length only at the end."""
+
+    def close(self) -> None: ...
+
+
+class Store(ABC):
+    """A place for objects.  The methods take the whole URI; how they raise is that of `s3dlio`'s functions."""
+
+    @abstractmethod
+    def create(self, uri: Uri, options: WriterOptions) -> Stream: ...
+
+    @abstractmethod
+    def open(self, uri: Uri) -> Source: ...
+
+    @abstractmethod
+    def stat(self, uri: Uri) -> ObjectStat: ...
+
+    @abstractmethod
+    def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
+        """The object of this name, or the objects below it as a folder, in the order of their names.  Without
+        ``recursive`` a deeper folder is one entry that ends in '/'."""
+
+    @abstractmethod
+    def delete(self, uri: Uri, recursive: bool) -> None: ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """A full block of a `StagedStream`, lent to a sink until `release`, which any thread may call, once."""
+
+    data: memoryview
+    index: int
+    offset: int
+    crc32c: int
+    release: Callable[[], None]
+
+
+class Sink(Protocol):
+    """Where a `StagedStream` puts its blocks."""
+
+    name: str
+
+    def put(self, block: Block) -> None:
+        """Begins to store the block, and releases it when it is acknowledged."""
+
+    def commit(self, size: int, crc32c: int) -> None:
+        """Waits for all blocks and makes the object, of ``size`` stored bytes, visible."""
+
+    def abort(self) -> None:
+        """Drops all blocks.  Nothing reads them once this returns."""
+
+
+class StagedStream:
+    """A `Stream` for stores that take blocks: the library's stage fills them, a `Sink` stores them."""
+
+    def __init__(self, sink: Sink, uri: Uri, options: WriterOptions) -> None:
+        self._sink = sink
+        self._uri = str(uri)
+        self._timeout = options.timeout
+        self._failure: BaseException | None = None
+        self._waited = 0.0
+        o = ffi.new("struct s3dlio_stage_options *", {"struct_nbytes": ffi.sizeof("struct s3dlio_stage_options")})
+        o.block_nbytes = options.block_size()
+        o.nblocks = options.in_flight + 1 if options.in_flight else 0
+        if options.compression:
+            o.zstd_level = options.level
+            o.zstd_workers = -1 if options.threads is None else options.threads
+        self._block_size = o.block_nbytes or 4 << 20
+        handle = ffi.new("struct s3dlio_stage **")
+        status = lib.s3dlio_stage_new(handle, o)
+        if status < 0:
+            raise_status(status, "open", self._uri)
+        self._stage = ffi.gc(handle[0], lib.s3dlio_stage_free)
+        self._taken = ffi.new("size_t *")
+
+    def fail(self, error: BaseException) -> None:
+        """Tells the writing thread that the sink has failed; for sinks, from any thread."""
+        if self._failure is None:
+            self._failure = error
+        lib.s3dlio_stage_fail(self._stage, -errno.EIO)
+
+    def write(self, data: Any) -> None:
+        done = 0
+
+        def step() -> int:
+            nonlocal done
+            self._taken[0] = 0
+            status: int = lib.s3dlio_stage_write(self._stage, data + done, len(data) - done, SLICE_MS, self._taken)
+            done += self._taken[0]
+            return status
+
+        self._run(step, "write")
+
+    def finish(self) -> None:
+        self._run(lambda: int(lib.s3dlio_stage_end(self._stage, SLICE_MS)), "finalize")
+        totals = self._totals()
+        self._sink.commit(totals.stored_nbytes, totals.stored_crc32c)
+
+    def abort(self) -> None:
+        self._sink.abort()
+
+    def stats(self) -> WriterStats:
+        totals = self._totals()
+        return WriterStats(
+            io_engine=self._sink.name,
+            direct=False,
+            direct_reason=None,
+            registered=False,
+            block_size=self._block_size,
+            blocks=totals.nblocks,
+            bytes_written=totals.raw_nbytes,
+            compressed_bytes=totals.stored_nbytes,
+            crc32c=totals.raw_crc32c,
+            wait_seconds=self._waited,
+        )
+
+    def _run(self, step: Callable[[], int], operation: str) -> None:
+        """Repeats a call into the stage, handing on its blocks, until it is done."""
+        progress = time.monotonic()
+        while (status := step()) != 0:
+            now = time.monotonic()
+            if status == 1:
+                self._sink.put(self._take())
+                progress = time.monotonic()
+            elif status == -errno.EAGAIN:
+                self._waited += SLICE_MS / 1000
+                if now - progress > self._timeout:
+                    raise TimedOutError(
+                        f"{operation} {self._uri}: no block was stored for {self._timeout:g} s",
+                        operation=operation,
+                        uri=self._uri,
+                    )
+            elif self._failure is not None:
+                raise self._failure
+            else:
+                raise_status(status, operation, self._uri)
+
+    def _take(self) -> Block:
+        block = ffi.new("struct s3dlio_block *")
+        lib.s3dlio_stage_take(self._stage, block)
+        stage, data = self._stage, block.data
+        return Block(
+            data=memoryview(ffi.buffer(data, block.nbytes)),
+            index=block.index,
+            offset=block.offset,
+            crc32c=block.crc32c,
+            release=lambda: lib.s3dlio_stage_release(stage, data),
+        )
+
+    def _totals(self) -> Any:
+        totals = ffi.new("struct s3dlio_stage_totals *")
+        lib.s3dlio_stage_get_totals(self._stage, totals, ffi.sizeof(totals[0]))
+        return totals

@@ -1,0 +1,214 @@
+"""Files of this machine: ``file://`` through the page cache, ``direct://`` with O_DIRECT.
+
+The library does the work, from the first copy to the rename; there is no Python on the way of a block.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import TYPE_CHECKING, Any
+
+from s3dlio import _errors
+from s3dlio._native import SLICE_MS, check, ffi, lib, pointer, raise_status
+from s3dlio._stores.base import ObjectStat, Store, WriterStats
+from s3dlio._uri import Uri
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from s3dlio._options import WriterOptions
+
+_DURABILITY = {
+    "full": lib.S3DLIO_DURABILITY_FULL,
+    "data": lib.S3DLIO_DURABILITY_DATA,
+    "none": lib.S3DLIO_DURABILITY_NONE,
+}
+
+# The hidden names under which the library makes files (csrc/src/target.c).
+_HIDDEN = re.compile(r"\..+\.s3dlio-[0-9]{1,2}", re.DOTALL)
+
+# Memory that the kernel would not let go of when a read was broken off; it must never be used again.
+_lost: list[object] = []
+
+
+class FileStream:
+    """A file on its way: hidden until `finish` has made it durable and renamed it into place."""
+
+    def __init__(self, uri: Uri, options: WriterOptions, direct: bool) -> None:
+        self._uri = str(uri)
+        o = ffi.new("struct s3dlio_writer_options *", {"struct_nbytes": ffi.sizeof("struct s3dlio_writer_options")})
+        o.block_nbytes = options.block_size()
+        o.in_flight = options.in_flight or 0
+        if options.compression:
+            o.zstd_level = options.level
+            o.zstd_workers = -1 if options.threads is None else options.threads
+        o.durability = _DURABILITY[options.durability]
+        if options.require_direct:
+            o.direct = lib.S3DLIO_DIRECT_REQUIRE
+        elif direct:
+            o.direct = lib.S3DLIO_DIRECT_PREFER
+        o.no_parents = not options.create_parents
+        o.slice_ms = SLICE_MS
+        o.timeout_ms = int(options.timeout * 1000)
+        handle = ffi.new("struct s3dlio_writer **")
+        check(lib.s3dlio_writer_open(handle, os.fsencode(uri.key), o), "open", self._uri)
+        self._writer = ffi.gc(handle[0], lib.s3dlio_writer_free)
+        self._taken = ffi.new("size_t *")
+
+    def write(self, data: Any) -> None:
+        nbytes = len(data)
+        status = lib.s3dlio_writer_write(self._writer, data, nbytes, self._taken)
+        done = 0
+        while status == -errno.EAGAIN:
+            done += self._taken[0]
+            status = lib.s3dlio_writer_write(self._writer, data + done, nbytes - done, self._taken)
+        if status < 0:
+            raise_status(status, "write", self._uri)
+
+    def finish(self) -> None:
+        while (status := lib.s3dlio_writer_close(self._writer)) == -errno.EAGAIN:
+            pass
+        check(status, "finalize", self._uri)
+
+    def abort(self) -> None:
+        lib.s3dlio_writer_abort(self._writer)
+
+    def stats(self) -> WriterStats:
+        stats = ffi.new("struct s3dlio_writer_stats *")
+        lib.s3dlio_writer_get_stats(self._writer, stats, ffi.sizeof(stats[0]))
+        return WriterStats(
+            io_engine=ffi.string(stats.engine).decode(),
+            direct=bool(stats.direct),
+            direct_reason=os.strerror(-stats.direct_error) if stats.direct_error else None,
+            registered=bool(stats.registered),
+            block_size=stats.block_nbytes,
+            blocks=stats.nblocks,
+            bytes_written=stats.raw_nbytes,
+            compressed_bytes=stats.stored_nbytes,
+            crc32c=stats.raw_crc32c,
+            wait_seconds=stats.wait_ns / 1e9,
+        )
+
+
+class FileSource:
+    """A file opened for reading; it stays the same file when its name is given to another one."""
+
+    def __init__(self, uri: Uri, direct: bool) -> None:
+        self._uri = str(uri)
+        o = ffi.new("struct s3dlio_reader_options *", {"struct_nbytes": ffi.sizeof("struct s3dlio_reader_options")})
+        o.direct = lib.S3DLIO_DIRECT_PREFER if direct else lib.S3DLIO_DIRECT_OFF
+        o.slice_ms = SLICE_MS
+        handle = ffi.new("struct s3dlio_reader **")
+        check(lib.s3dlio_reader_open(handle, os.fsencode(uri.key), o), "open", self._uri)
+        self._reader: Any = ffi.gc(handle[0], lib.s3dlio_reader_free)
+        self._size: int = lib.s3dlio_reader_nbytes(self._reader)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def readinto(self, start: int, buffer: Buffer) -> int:
+        if self._reader is None:
+            raise _errors.ClosedError(f"read {self._uri}: already closed", operation="read", uri=self._uri)
+        # new_bytes() gives an object that counts as read-only, so this does not ask for a writable one.
+        data = pointer(buffer)
+        try:
+            while True:
+                result: int = lib.s3dlio_reader_read(self._reader, data, len(data), start, ffi.NULL)
+                if result != -errno.EAGAIN:
+                    break
+        except BaseException:
+            if lib.s3dlio_reader_cancel(self._reader) < 0:
+                _lost.append(data)
+            raise
+        if result == -errno.ETIMEDOUT:
+            _lost.append(data)
+        return check(result, "read", self._uri)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            ffi.release(self._reader)
+            self._reader = None
+
+
+class FileStore(Store):
+    """The files of this machine.  An object is a regular file, or a link to one; a prefix is a folder."""
+
+    def __init__(self, direct: bool) -> None:
+        self._direct = direct
+
+    def create(self, uri: Uri, options: WriterOptions) -> FileStream:
+        return FileStream(uri, options, self._direct if options.direct is None else options.direct)
+
+    def open(self, uri: Uri) -> FileSource:
+        return FileSource(uri, self._direct)
+
+    def stat(self, uri: Uri) -> ObjectStat:
+        try:
+            info = Path(uri.key).stat()
+        except OSError as error:
+            raise _translate(error, "stat", uri) from error
+        if not S_ISREG(info.st_mode):
+            code = -errno.EISDIR if S_ISDIR(info.st_mode) else lib.S3DLIO_E_NOT_REGULAR
+            raise_status(code, "stat", str(uri))
+        changed = datetime.fromtimestamp(info.st_mtime_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return ObjectStat(
+            size=info.st_size,
+            last_modified=f"{changed}.{info.st_mtime_ns % 1_000_000_000:09d}Z",
+            etag=f"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}",
+        )
+
+    def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
+        try:
+            if Path(uri.key).is_dir():
+                yield from self._walk(uri, uri.key.rstrip("/") + "/", recursive)
+            elif Path(uri.key).is_file():
+                yield uri
+        except OSError as error:
+            raise _translate(error, "list", uri) from error
+
+    def _walk(self, uri: Uri, folder: str, recursive: bool) -> Iterator[Uri]:
+        """A link to a folder is passed over: it could lead anywhere, also back here."""
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "") for entry in entries)
+        for name in names:
+            found = Uri(uri.scheme, "", folder + name)
+            if name.endswith("/"):
+                if recursive:
+                    yield from self._walk(uri, found.key, recursive)
+                else:
+                    yield found
+            elif not _HIDDEN.fullmatch(name) and Path(found.key).is_file():
+                yield found
+
+    def delete(self, uri: Uri, recursive: bool) -> None:
+        path = Path(uri.key)
+        try:
+            if recursive and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            if path.is_dir():
+                raise _errors.NotAnObjectError(
+                    f"delete {uri}: is a folder; recursive=True deletes all that is in it",
+                    operation="delete",
+                    uri=str(uri),
+                    errno=error.errno,
+                ) from error
+            raise _translate(error, "delete", uri) from error
+
+
+def _translate(error: OSError, operation: str, uri: Uri) -> _errors.S3dlioError:
+    try:
+        raise_status(-(error.errno or errno.EIO), operation, str(uri))
+    except _errors.S3dlioError as translated:
+        return translated
+    raise AssertionError

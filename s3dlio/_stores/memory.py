@@ -1,0 +1,122 @@
+"""``memory://name/key``: objects in the memory of this process, for tests and examples."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from s3dlio._errors import InvalidInputError, NotFoundError
+from s3dlio._native import ffi, pointer
+from s3dlio._stores.base import Block, ObjectStat, StagedStream, Store
+from s3dlio._uri import Uri
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from s3dlio._options import WriterOptions
+
+
+@dataclass(frozen=True)
+class _Object:
+    data: bytes
+    changed: datetime
+
+
+class _MemorySink:
+    name = "memory"
+
+    def __init__(self, store: MemoryStore, uri: Uri) -> None:
+        self._store = store
+        self._uri = uri
+        self._blocks: list[bytes] = []
+
+    def put(self, block: Block) -> None:
+        self._blocks.append(bytes(block.data))
+        block.release()
+
+    def commit(self, size: int, crc32c: int) -> None:
+        self._store.insert(self._uri, b"".join(self._blocks))
+        self._blocks.clear()
+
+    def abort(self) -> None:
+        self._blocks.clear()
+
+
+class _MemorySource:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    def readinto(self, start: int, buffer: Buffer) -> int:
+        part = memoryview(self._data)[start : start + len(pointer(buffer))]
+        ffi.memmove(pointer(buffer), part, len(part))
+        return len(part)
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryStore(Store):
+    """Holds objects by (name, key)."""
+
+    def __init__(self) -> None:
+        self._objects: dict[tuple[str, str], _Object] = {}
+        self._lock = threading.Lock()
+
+    def insert(self, uri: Uri, data: bytes) -> None:
+        with self._lock:
+            self._objects[uri.container, uri.key] = _Object(data, datetime.now(UTC))
+
+    def create(self, uri: Uri, options: WriterOptions) -> StagedStream:
+        if not uri.key or uri.key.endswith("/"):
+            raise InvalidInputError(f"open {uri}: names no object", operation="open", uri=str(uri))
+        return StagedStream(_MemorySink(self, uri), uri, options)
+
+    def open(self, uri: Uri) -> _MemorySource:
+        return _MemorySource(self._find(uri, "open").data)
+
+    def stat(self, uri: Uri) -> ObjectStat:
+        found = self._find(uri, "stat")
+        return ObjectStat(
+            size=len(found.data),
+            last_modified=found.changed.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            etag=hashlib.sha256(found.data).hexdigest(),
+        )
+
+    def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
+        folder = uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
+        seen = set()
+        for key in self._keys(uri, folder):
+            if not recursive and "/" in key[len(folder) :]:
+                key = folder + key[len(folder) :].partition("/")[0] + "/"
+            if key not in seen:
+                seen.add(key)
+                yield Uri(uri.scheme, uri.container, key)
+
+    def delete(self, uri: Uri, recursive: bool) -> None:
+        doomed = self._keys(uri, uri.key.rstrip("/") + "/" if uri.key else "") if recursive else [uri.key]
+        with self._lock:
+            for key in doomed:
+                self._objects.pop((uri.container, key), None)
+
+    def _keys(self, uri: Uri, folder: str) -> list[str]:
+        with self._lock:
+            return sorted(
+                key
+                for container, key in self._objects
+                if container == uri.container and (key == uri.key or key.startswith(folder))
+            )
+
+    def _find(self, uri: Uri, operation: str) -> _Object:
+        with self._lock:
+            found = self._objects.get((uri.container, uri.key))
+        if found is None:
+            raise NotFoundError(f"{operation} {uri}: no such object", operation=operation, uri=str(uri))
+        return found

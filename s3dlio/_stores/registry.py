@@ -1,0 +1,35 @@
+"""Which store serves which scheme.  A store's module is imported when its scheme is first used."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from s3dlio._errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from s3dlio._stores.base import Store
+    from s3dlio._uri import Uri
+
+
+@cache
+def _store(scheme: str) -> Store | None:
+    if scheme in ("file", "direct"):
+        from s3dlio._stores.file import FileStore
+
+        return FileStore(direct=scheme == "direct")
+    if scheme == "memory":
+        from s3dlio._stores.memory import MemoryStore
+
+        return MemoryStore()
+    return None
+
+
+def store_for(uri: Uri) -> Store:
+    """The store of a URI's scheme; one for each scheme and process."""
+    store = _store(uri.scheme)
+    if store is None:
+        raise InvalidInputError(
+            f"{str(uri)!r} has the scheme {uri.scheme!r}; known are file, direct and memory", uri=str(uri)
+        )
+    return store

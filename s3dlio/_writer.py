@@ -1,0 +1,188 @@
+"""The writer: one object from a stream of chunks, the same for every store."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from s3dlio._checksum import checksum_text
+from s3dlio._errors import BusyError, ClosedError, ForkedError
+from s3dlio._logging import logger
+from s3dlio._native import pointer
+from s3dlio._options import WriterOptions
+from s3dlio._stores.base import Stream, WriterStats
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import Uri, parse_uri
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer, Self
+
+
+class ObjectWriter:
+    """Writes one object from a stream of chunks of any size.  Made by `open_writer` and the ``create_*_writer``
+    functions.
+
+    Nothing is visible under the object's name before `finalize` has returned, and what was there before stays until
+    that moment.  Leaving a ``with`` block finalizes; leaving it by an exception aborts and keeps the exception.  A
+    writer that is dropped unfinished aborts, with a ResourceWarning.
+
+    The first failure sticks: every later call raises it again.  One writer serves one thread at a time; a second
+    thread gets BusyError.  Different writers are independent.
+    """
+
+    def __init__(self, uri: Uri, options: WriterOptions) -> None:
+        self._ended: str | None = "refused"  # for __del__, should one of these fail
+        options = options.snapshot()
+        self._uri = Uri(uri.scheme, uri.container, options.stored_name(uri.key))
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._began = time.monotonic()
+        self._failure: BaseException | None = None
+        self._stream: Stream = store_for(uri).create(self._uri, options)
+        self._ended = None
+
+    @property
+    def uri(self) -> str:
+        """The URI under which the object will stand, with ``.zst`` if it is compressed."""
+        return str(self._uri)
+
+    def write_chunk(self, chunk: Buffer) -> None:
+        """Appends the bytes of ``chunk``: anything with a contiguous buffer, of any size; items of more than one byte
+        count by their bytes.
+
+        The memory may be reused when the call returns.  Returns at once unless all blocks are on their way.  Raises
+        TypeError for str and objects without a buffer, ValueError for a buffer that is not contiguous (neither harms
+        the writer), and S3dlioError for a failure of the store.
+        """
+        data = pointer(chunk)
+        self._enter("write")
+        try:
+            self._stream.write(data)
+        except BaseException as error:
+            # Of this chunk a part may be taken and the rest not: the object cannot be completed any more.
+            self._failure = error
+            raise
+        finally:
+            self._lock.release()
+
+    def write_owned_bytes(self, chunk: Buffer) -> None:
+        """The same as `write_chunk`."""
+        self.write_chunk(chunk)
+
+    def finalize(self) -> tuple[int, int]:
+        """Completes the object and makes it visible, durable as the options say.
+
+        Returns the bytes that came in and the bytes stored; without compression both are equal.
+        """
+        self._enter("finalize")
+        try:
+            self._stream.finish()
+            self._ended = "finalized"
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._lock.release()
+        stats = self.stats()
+        logger.debug(
+            "wrote %s: %d bytes, %d stored, %s, %s, %.3f s of which %.3f s waiting",
+            self._uri,
+            stats.bytes_written,
+            stats.compressed_bytes,
+            stats.io_engine,
+            "O_DIRECT" if stats.direct else f"buffered ({stats.direct_reason})" if stats.direct_reason else "buffered",
+            time.monotonic() - self._began,
+            stats.wait_seconds,
+        )
+        return stats.bytes_written, stats.compressed_bytes
+
+    def abort(self) -> None:
+        """Drops the object: nothing appears, and what was there before stays.  Does nothing after `finalize`."""
+        if self._ended or self._pid != os.getpid():
+            return
+        if not self._lock.acquire(blocking=False):
+            raise self._busy("abort")
+        try:
+            self._ended = "aborted"
+            self._stream.abort()
+        finally:
+            self._lock.release()
+        logger.debug("aborted %s", self._uri)
+
+    def bytes_written(self) -> int:
+        """Bytes that came in so far, before compression."""
+        return self.stats().bytes_written
+
+    def compressed_bytes(self) -> int:
+        """Bytes stored so far, without what the compressor still holds; equal to `bytes_written` without compression."""
+        return self.stats().compressed_bytes
+
+    def checksum(self) -> str:
+        """The CRC32C of the bytes that came in so far, as ``'crc32c:c99465aa'``."""
+        return checksum_text(self.stats().crc32c)
+
+    def stats(self) -> WriterStats:
+        """What the writer did so far, and how."""
+        return self._stream.stats()
+
+    def _enter(self, operation: str) -> None:
+        """One thread at a time, in the process that made the writer, and only while it is open and well.  After it the
+        caller holds the lock."""
+        if not self._lock.acquire(blocking=False):
+            raise self._busy(operation)
+        error: BaseException | None = self._failure
+        if error is None and self._ended:
+            text = f"{operation} {self._uri}: the writer is already {self._ended}"
+            error = ClosedError(text, operation=operation, uri=str(self._uri))
+        if error is None and self._pid != os.getpid():
+            text = f"{operation} {self._uri}: the writer was made by the parent of this process"
+            error = ForkedError(text, operation=operation, uri=str(self._uri))
+        if error is not None:
+            self._lock.release()
+            raise error
+
+    def _busy(self, operation: str) -> BusyError:
+        return BusyError(
+            f"{operation} {self._uri}: another thread is using the writer", operation=operation, uri=str(self._uri)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abort()
+        elif not self._ended:
+            try:
+                self.finalize()
+            except BaseException:
+                self.abort()
+                raise
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if self._ended or self._pid != os.getpid():
+            return
+        if self._failure is None:
+            _warn(f"{self!r} was dropped unfinished: nothing is stored", ResourceWarning, source=self)
+        self._ended = "aborted"
+        self._stream.abort()
+
+    def __repr__(self) -> str:
+        return f"<ObjectWriter {self._uri} {self._ended or 'open'}>"
+
+
+def open_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
+    """Begins an object at ``uri``; the scheme decides where: ``file``, ``direct`` (files with O_DIRECT) or ``memory``.
+
+    Settings are those of `WriterOptions`, as an object or as keywords:
+    ``open_writer(uri, compression='zstd', level=6)``.
+    """
+    if options is not None and settings:
+        raise TypeError("pass either an options object or keywords, not both")
+    return ObjectWriter(parse_uri(uri), options if options is not None else WriterOptions(**settings))

@@ -1,0 +1,84 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def disk_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system that takes O_DIRECT; the temporary one, or one in the project."""
+    project = Path(__file__).parent.parent
+    for parent in (tmp_path, project):
+        with tempfile.TemporaryDirectory(dir=parent, prefix="disk-") as folder:
+            try:
+                os.close(os.open(f"{folder}/probe", os.O_CREAT | os.O_WRONLY | os.O_DIRECT))
+            except OSError:
+                continue
+            if _file_system(folder) not in ("tmpfs", "ramfs"):
+                os.unlink(f"{folder}/probe")
+                yield Path(folder)
+                return
+    pytest.skip("neither the temporary folder nor the project is on a file system with O_DIRECT")
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A folder on tmpfs."""
+    if _file_system("/dev/shm") != "tmpfs":
+        pytest.skip("/dev/shm is no tmpfs")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def _file_system(path: str) -> str:
+    return subprocess.run(
+        ["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a program in a process of its own, so that it may fork, forbid or kill what it likes."""
+
+    def run(code: str, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-W", "error", "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | environment,
+        )
+        assert not check or done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_leaks() -> Iterator[None]:
+    """Every test gives back what it opens."""
+    before = _descriptors()
+    yield
+    gc.collect()
+    leaked = {number: name for number, name in _descriptors().items() if before.get(number) != name}
+    assert not leaked, f"descriptors left open: {leaked}"
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[int(entry.name)] = os.readlink(entry)
+        except OSError:
+            continue
+    return {number: name for number, name in found.items() if "/proc/" not in name}

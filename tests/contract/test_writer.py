@@ -1,0 +1,354 @@
+"""What every writer promises, run on every store."""
+
+from __future__ import annotations
+
+import array
+import gc
+import mmap
+import os
+import random
+import threading
+import warnings
+from typing import Any
+
+import crc32c as independent
+import numpy as np
+import pytest
+from places import Place
+
+import s3dlio
+
+KIB = 1 << 10
+BLOCK = 64 * KIB
+SIZES = (0, 1, 511, 512, 513, 4095, 4096, 4097, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 20 * BLOCK + 12345)
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def chunks(data: bytes, seed: int) -> list[bytes]:
+    """The data cut into pieces of very different sizes."""
+    cutter = random.Random(seed)
+    result = []
+    while data:
+        size = cutter.choice((0, 1, 7, 100, 4096, 50_000, 300_000))
+        result.append(data[:size])
+        data = data[size:]
+    return result
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_object_of_any_size_equals_its_chunks(place: Place, size: int) -> None:
+    data = pattern(size)
+    with s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK) as writer:
+        for chunk in chunks(data, seed=size):
+            writer.write_chunk(chunk)
+    assert s3dlio.get(place.uri("a")) == data
+    assert writer.checksum() == f"crc32c:{independent.crc32c(data):08x}"
+    assert (writer.bytes_written(), writer.compressed_bytes()) == (size, size)
+    assert s3dlio.stat(place.uri("a"))["size"] == size
+    assert place.leftovers() == []
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK, 20 * BLOCK + 12345])
+@pytest.mark.parametrize("level", [1, 19])
+def test_compressed_object_is_a_zstd_frame_of_its_chunks(place: Place, size: int, level: int) -> None:
+    data = pattern(size // 2) + bytes(size - size // 2)
+    writer = s3dlio.open_writer(place.uri("a"), compression="zstd", level=level, buffer_size=BLOCK)
+    for chunk in chunks(data, seed=size):
+        writer.write_chunk(chunk)
+    raw, stored = writer.finalize()
+    assert writer.uri == place.uri("a.zst")
+    assert not s3dlio.exists(place.uri("a"))
+    assert raw == size
+    assert stored == s3dlio.stat(place.uri("a.zst"))["size"] == writer.compressed_bytes()
+    assert writer.checksum() == f"crc32c:{independent.crc32c(data):08x}"
+    with s3dlio.open_reader(place.uri("a.zst"), decompress=True) as reader:
+        assert reader.read() == data
+
+
+def test_compressed_name_with_suffix_keeps_it(place: Place) -> None:
+    with s3dlio.open_writer(place.uri("a.zst"), compression="zstd") as writer:
+        writer.write_chunk(b"x")
+    assert writer.uri == place.uri("a.zst")
+    assert s3dlio.list(place.base) == [place.uri("a.zst")]
+
+
+@pytest.mark.parametrize("durability", ["none", "data", "full"])
+def test_every_durability_stores_the_object(place: Place, durability: str) -> None:
+    data = pattern(3 * BLOCK + 5)
+    s3dlio.put(place.uri("a"), data, durability=durability, buffer_size=BLOCK)
+    assert s3dlio.get(place.uri("a")) == data
+
+
+def test_nothing_is_visible_before_finalize(place: Place) -> None:
+    writer = s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK)
+    writer.write_chunk(pattern(30 * BLOCK))
+    assert not s3dlio.exists(place.uri("a"))
+    assert s3dlio.list(place.base) == []
+    writer.finalize()
+    assert s3dlio.exists(place.uri("a"))
+
+
+def test_old_object_stays_until_finalize(place: Place) -> None:
+    s3dlio.put(place.uri("a"), b"old")
+    writer = s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK)
+    writer.write_chunk(pattern(30 * BLOCK))
+    assert s3dlio.get(place.uri("a")) == b"old"
+    writer.finalize()
+    assert s3dlio.get(place.uri("a")) == pattern(30 * BLOCK)
+    assert place.leftovers() == []
+
+
+def test_abort_leaves_the_old_object_and_nothing_else(place: Place) -> None:
+    s3dlio.put(place.uri("a"), b"old")
+    for name in ("a", "new", "deep/er/new"):
+        writer = s3dlio.open_writer(place.uri(name), buffer_size=BLOCK)
+        writer.write_chunk(pattern(30 * BLOCK))
+        writer.abort()
+        writer.abort()
+        with pytest.raises(s3dlio.ClosedError, match="aborted"):
+            writer.finalize()
+    assert s3dlio.list(place.base) == [place.uri("a")]
+    assert s3dlio.get(place.uri("a")) == b"old"
+    assert place.leftovers() == []
+
+
+def test_exception_in_with_aborts_and_is_kept(place: Place) -> None:
+    class OwnError(Exception):
+        pass
+
+    with pytest.raises(OwnError), s3dlio.open_writer(place.uri("a")) as writer:
+        writer.write_chunk(b"x")
+        raise OwnError
+    assert not s3dlio.exists(place.uri("a"))
+    assert place.leftovers() == []
+
+
+def test_dropped_writer_warns_and_stores_nothing(place: Place) -> None:
+    writer = s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK)
+    writer.write_chunk(pattern(30 * BLOCK))
+    with pytest.warns(ResourceWarning, match="dropped unfinished"):
+        del writer
+        gc.collect()
+    assert not s3dlio.exists(place.uri("a"))
+    assert place.leftovers() == []
+
+
+def test_finalized_writer_is_dropped_in_silence(place: Place) -> None:
+    writer = s3dlio.open_writer(place.uri("a"))
+    writer.finalize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del writer
+        gc.collect()
+    assert s3dlio.get(place.uri("a")) == b""
+
+
+def test_calls_after_finalize_raise_and_keep_the_object(place: Place) -> None:
+    writer = s3dlio.open_writer(place.uri("a"))
+    writer.write_chunk(b"abc")
+    assert writer.finalize() == (3, 3)
+    with pytest.raises(s3dlio.ClosedError, match="finalized"):
+        writer.write_chunk(b"more")
+    with pytest.raises(s3dlio.ClosedError, match="finalized"):
+        writer.finalize()
+    writer.abort()
+    assert s3dlio.get(place.uri("a")) == b"abc"
+    assert writer.bytes_written() == 3
+
+
+def buffers() -> dict[str, tuple[Any, bytes]]:
+    mapped = mmap.mmap(-1, 5)
+    mapped[:] = b"mmap!"
+    return {
+        "bytes": (b"abc", b"abc"),
+        "bytearray": (bytearray(b"abc"), b"abc"),
+        "memoryview": (memoryview(b"abcdef")[1:4], b"bcd"),
+        "mmap": (mapped, b"mmap!"),
+        "array": (array.array("d", [1.5, 2.5]), array.array("d", [1.5, 2.5]).tobytes()),
+        "float16": (np.arange(6, dtype=np.float16).reshape(2, 3), np.arange(6, dtype=np.float16).tobytes()),
+        "big-endian": (np.arange(6, dtype=">i8"), np.arange(6, dtype=">i8").tobytes()),
+        "row": (np.arange(12, dtype=np.int32).reshape(3, 4)[1], np.arange(4, 8, dtype=np.int32).tobytes()),
+        "empty": (np.zeros((0, 4)), b""),
+        "read-only": (np.frombuffer(b"abcd", dtype=np.uint16), b"abcd"),
+    }
+
+
+@pytest.mark.parametrize("kind", buffers())
+def test_any_contiguous_buffer_is_stored_by_its_bytes(place: Place, kind: str) -> None:
+    buffer, expected = buffers()[kind]
+    with s3dlio.open_writer(place.uri("a")) as writer:
+        writer.write_chunk(buffer)
+        writer.write_owned_bytes(buffer)
+    assert s3dlio.get(place.uri("a")) == expected * 2
+
+
+@pytest.mark.parametrize(
+    ("chunk", "error"),
+    [
+        ("text", TypeError),
+        (None, TypeError),
+        (3, TypeError),
+        ([1, 2], TypeError),
+        (np.arange(12).reshape(3, 4)[:, 1], ValueError),
+        (np.asfortranarray(np.arange(12).reshape(3, 4)), ValueError),
+        (memoryview(b"abcdef")[::2], ValueError),
+    ],
+)
+def test_wrong_chunk_is_refused_and_the_writer_goes_on(place: Place, chunk: Any, error: type[Exception]) -> None:
+    with s3dlio.open_writer(place.uri("a")) as writer:
+        writer.write_chunk(b"before ")
+        with pytest.raises(error):
+            writer.write_chunk(chunk)
+        writer.write_chunk(b"after")
+    assert s3dlio.get(place.uri("a")) == b"before after"
+
+
+def test_chunk_may_be_reused_at_once(place: Place) -> None:
+    chunk = bytearray(BLOCK)
+    with s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK, in_flight=2) as writer:
+        for value in range(40):
+            chunk[:] = bytes([value]) * BLOCK
+            writer.write_chunk(chunk)
+            chunk[:] = b"\xff" * BLOCK
+    assert s3dlio.get(place.uri("a")) == b"".join(bytes([value]) * BLOCK for value in range(40))
+
+
+def test_checksum_and_counts_are_right_all_along(place: Place) -> None:
+    data = pattern(5 * BLOCK + 77)
+    with s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK) as writer:
+        assert writer.checksum() == "crc32c:00000000"
+        done = 0
+        for chunk in chunks(data, seed=1):
+            writer.write_chunk(chunk)
+            done += len(chunk)
+            assert writer.bytes_written() == done
+            assert writer.checksum() == f"crc32c:{independent.crc32c(data[:done]):08x}"
+
+
+def test_second_thread_gets_an_error_and_no_chunk_is_torn(place: Place) -> None:
+    errors: list[s3dlio.BusyError] = []
+    written = []
+    writer = s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK)
+    start = threading.Barrier(2)
+
+    def work(value: int) -> None:
+        chunk = bytes([value]) * 1_000_000
+        start.wait(timeout=30)
+        for _ in range(100):
+            try:
+                writer.write_chunk(chunk)
+                written.append(value)
+            except s3dlio.BusyError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(value,)) for value in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    writer.finalize()
+    data = s3dlio.get(place.uri("a"))
+    assert len(data) == 1_000_000 * len(written)
+    parts = {data[at : at + 1_000_000] for at in range(0, len(data), 1_000_000)}
+    assert parts <= {bytes([1]) * 1_000_000, bytes([2]) * 1_000_000}
+    assert all("another thread" in str(error) for error in errors)
+
+
+def test_many_writers_at_once_are_independent(place: Place) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            data = pattern(10 * BLOCK + number, seed=number)
+            for round_ in range(3):
+                s3dlio.put(place.uri(f"{number}/{round_}"), data, buffer_size=BLOCK)
+                assert s3dlio.get(place.uri(f"{number}/{round_}")) == data
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert failures == []
+    assert len(s3dlio.list(place.base)) == 24
+
+
+def test_two_writers_of_one_name_store_one_whole_object(place: Place) -> None:
+    objects = [pattern(20 * BLOCK + number, seed=number) for number in range(6)]
+    writers = [s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK) for _ in objects]
+    for writer, data in zip(writers, objects, strict=True):
+        writer.write_chunk(data)
+    threads = [threading.Thread(target=writer.finalize) for writer in writers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert s3dlio.get(place.uri("a")) in objects
+    assert s3dlio.list(place.base) == [place.uri("a")]
+    assert place.leftovers() == []
+
+
+def test_writer_in_a_forked_child_raises_and_the_parent_goes_on(place: Place) -> None:
+    data = pattern(30 * BLOCK)
+    writer = s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK)
+    writer.write_chunk(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            writer.write_chunk(b"child")
+        except s3dlio.ForkedError:
+            code = 2
+        try:
+            writer.abort()
+            del writer
+            gc.collect()
+            code += 10
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(wait_for(pid)) == 12
+    writer.write_chunk(data)
+    writer.finalize()
+    assert s3dlio.get(place.uri("a")) == data * 2
+
+
+def wait_for(pid: int, seconds: float = 30) -> int:
+    """Waits for a child, and kills one that hangs."""
+    timer = threading.Timer(seconds, os.kill, (pid, 9))
+    timer.start()
+    try:
+        return os.waitpid(pid, 0)[1]
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def test_debug_log_names_object_bytes_and_engine(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="s3dlio")
+    with s3dlio.open_writer(place.uri("a")) as writer:
+        writer.write_chunk(b"x" * 1000)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert place.uri("a") in message
+    assert "1000 bytes" in message
+    assert writer.stats().io_engine in message
+
+
+def test_stats_describe_what_was_written(place: Place) -> None:
+    with s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK) as writer:
+        writer.write_chunk(pattern(10 * BLOCK + 1))
+    stats = writer.stats()
+    assert (stats.blocks, stats.block_size, stats.bytes_written) == (11, BLOCK, 10 * BLOCK + 1)
+    assert stats.direct == place.base.startswith("direct:")
+    assert stats.direct_reason is None
+    if place.engine:
+        assert stats.io_engine == {"uring": "io_uring", "threads": "threads"}[place.engine]

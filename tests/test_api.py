@@ -1,0 +1,99 @@
+"""What `import s3dlio` gives, and what it costs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import pytest
+
+import s3dlio
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_all_lists_the_public_names_in_order() -> None:
+    public = {
+        name for name, value in vars(s3dlio).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert set(s3dlio.__all__) == public | {"__version__"}
+    assert s3dlio.__all__ == sorted(s3dlio.__all__)
+
+
+def test_names_of_the_reference_are_there() -> None:
+    assert s3dlio.PyObjectWriter is s3dlio.ObjectWriter
+    assert s3dlio.PyWriterOptions is s3dlio.WriterOptions
+    for name in ("write_chunk", "write_owned_bytes", "finalize", "bytes_written", "compressed_bytes", "checksum"):
+        assert callable(getattr(s3dlio.PyObjectWriter, name))
+    for function in (s3dlio.create_filesystem_writer, s3dlio.create_direct_filesystem_writer):
+        assert list(inspect.signature(function).parameters) == ["uri", "options"]
+
+
+def test_every_public_name_is_documented_and_annotated() -> None:
+    for name in s3dlio.__all__:
+        value = getattr(s3dlio, name)
+        if not callable(value):
+            continue
+        assert inspect.getdoc(value), name
+        for member, function in inspect.getmembers(value, inspect.isfunction) if inspect.isclass(value) else [("", value)]:
+            if member.startswith("_"):
+                continue
+            assert function.__doc__, f"{name}.{member}"
+            assert "return" in function.__annotations__, f"{name}.{member}"
+
+
+def test_version_is_that_of_the_header_and_the_package() -> None:
+    header = (ROOT / "csrc/include/s3dlio/version.h").read_text()
+    numbers = re.findall(r"#define S3DLIO_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", header)
+    assert s3dlio.__version__ == s3dlio.version() == ".".join(numbers)
+    from importlib.metadata import version
+
+    assert version("s3dlio-cffi") == s3dlio.__version__
+
+
+def test_package_says_that_it_is_typed() -> None:
+    assert (Path(s3dlio.__file__).parent / "py.typed").exists()
+    assert typing.get_type_hints(s3dlio.stat)["return"] is s3dlio.ObjectStat
+
+
+def test_import_loads_nothing_heavy(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = run_python("import s3dlio, sys; print(*sys.modules)")
+    heavy = {"awscrt", "azure", "numpy", "asyncio", "concurrent.futures", "ctypes", "ssl", "http"}
+    assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_import_takes_less_than_60_ms_over_an_empty_interpreter() -> None:
+    def seconds(code: str) -> float:
+        began = perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+        return perf_counter() - began
+
+    seconds("import s3dlio")
+    pairs = [seconds("import s3dlio") - seconds("pass") for _ in range(9)]
+    assert median(pairs) < 0.060
+
+
+@pytest.mark.parametrize("level", ["error", "warn", "info", "debug", "trace"])
+def test_init_logging_takes_the_levels_of_the_reference(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("s3dlio")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logger.level)
+    s3dlio.init_logging(level)
+    s3dlio.init_logging(level)
+    assert len(logger.handlers) == 1
+    expected = {"error": 40, "warn": 30, "info": 20, "debug": 10, "trace": 5}
+    assert logger.level == expected[level]
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "verbose", "", None, 10])
+def test_init_logging_refuses_other_levels(level: str) -> None:
+    with pytest.raises(RuntimeError, match="trace"):
+        s3dlio.init_logging(level)
