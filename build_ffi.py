@@ -2,7 +2,7 @@
 
 Usage: build_ffi.py OUTPUT.c
 
-What stands between "cffi: begin" and "cffi: end" in csrc/include/s3dlio/ is what Python sees.  Nothing is declared here.
+What stands between "cffi: begin" and "cffi: end" in csrc/include/s3dlio/ is what Python sees; nothing is declared here.
 """
 
 import re
@@ -18,7 +18,8 @@ def declarations() -> str:
     """The marked parts of the headers, in the order in which s3dlio.h includes them."""
     order = re.findall(r'#include "s3dlio/(.+)"', (INCLUDE / "s3dlio.h").read_text())
     marked = re.compile(r"/\* cffi: begin \*/(.*)/\* cffi: end \*/", re.DOTALL)
-    return "".join(part for name in order for part in marked.findall((INCLUDE / name).read_text())).replace("S3DLIO_API ", "")
+    parts = [part for name in order for part in marked.findall((INCLUDE / name).read_text())]
+    return "".join(parts).replace("S3DLIO_API ", "")
 
 
 ffi = cffi.FFI()

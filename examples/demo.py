@@ -117,7 +117,9 @@ def verify(writer: s3dlio.ObjectWriter, data: bytes) -> str:
 
 
 def show(rows: list[Row]) -> None:
-    print(f"{'writer':8} {'bytes':>12} {'stored':>12} {'seconds':>8} {'GB/s':>6}  {'path':22} {'crc32c':10} verified by")
+    print(
+        f"{'writer':8} {'bytes':>12} {'stored':>12} {'seconds':>8} {'GB/s':>6}  {'path':22} {'crc32c':10} verified by"
+    )
     for row in rows:
         stats = row.stats
         path = f"{stats.io_engine}, {'O_DIRECT' if stats.direct else 'buffered'}"
@@ -131,9 +133,13 @@ def show(rows: list[Row]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", type=Path, default=Path("/usr/share"), help="directory to stream (default: %(default)s)")
+    parser.add_argument(
+        "--source", type=Path, default=Path("/usr/share"), help="directory to stream (default: %(default)s)"
+    )
     parser.add_argument("--target", type=Path, default=None, help="folder to write to (default: a temporary one here)")
-    parser.add_argument("--limit", type=int, default=256, metavar="MIB", help="end of the stream (default: %(default)s)")
+    parser.add_argument(
+        "--limit", type=int, default=256, metavar="MIB", help="end of the stream (default: %(default)s)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the files")
     arguments = parser.parse_args()
 
@@ -141,7 +147,10 @@ def main() -> None:
     try:
         print(f"reading {arguments.source} as a tar stream ...", flush=True)
         data, count = collect(arguments.source, arguments.limit * MIB)
-        print(f"{count} files, {len(data)} bytes; writing to {folder} in chunks of {CHUNK // MIB} MiB, durably\n", flush=True)
+        print(
+            f"{count} files, {len(data)} bytes; writing to {folder} in chunks of {CHUNK // MIB} MiB, durably\n",
+            flush=True,
+        )
         base = folder.as_uri()
         rows = [
             write("plain", f"{base}/plain.tar", s3dlio.WriterOptions(), data),

@@ -33,10 +33,10 @@ from s3dlio._ops import (
     exists,
     get,
     get_range,
-    list,
     put,
     stat,
 )
+from s3dlio._ops import list_objects as list
 from s3dlio._options import WriterOptions
 from s3dlio._reader import open_reader
 from s3dlio._stores.base import ObjectStat, WriterStats

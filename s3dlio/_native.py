@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from s3dlio import _errors
@@ -52,24 +54,24 @@ def check(status: int, operation: str, uri: str) -> int:
     return status
 
 
+@cache
+def _bytes_maker() -> Callable[[None, int], bytes]:
+    from ctypes import PYFUNCTYPE, c_char_p, c_ssize_t, py_object, pythonapi  # 5 ms that an import need not take
+
+    return PYFUNCTYPE(py_object, c_char_p, c_ssize_t)(("PyBytes_FromStringAndSize", pythonapi))
+
+
 def new_bytes(nbytes: int) -> bytes:
     """A bytes object whose content is yet to be filled in through ``ffi.from_buffer``.
 
     CPython allows that for an object from ``PyBytes_FromStringAndSize(NULL, n)`` that nobody else has seen.  It spares
     a copy of everything that is read.
     """
-    from ctypes import c_char_p, c_ssize_t, py_object, pythonapi  # 5 ms that an import of s3dlio need not take
-
     if nbytes == 0:
         return b""
-    make = pythonapi.PyBytes_FromStringAndSize
-    make.restype = py_object
-    make.argtypes = [c_char_p, c_ssize_t]
-    data: bytes = make(None, nbytes)
+    data: bytes = _bytes_maker()(None, nbytes)
     lib.s3dlio_buffer_advise(ffi.from_buffer(data), nbytes)
     return data
-
-
 
 
 def pointer(buffer: Buffer, *, writable: bool = False) -> Any:

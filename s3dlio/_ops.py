@@ -99,7 +99,7 @@ def exists(uri: str) -> bool:
     return True
 
 
-def list(uri: str, recursive: bool = True) -> list[str]:
+def list_objects(uri: str, recursive: bool = True) -> list[str]:
     """Returns the URIs of the objects below ``uri`` as a folder, or of the object itself, in the order of their names.
 
     Without ``recursive`` a deeper folder is one entry that ends in ``/``.  A folder that does not exist has no objects.

@@ -19,7 +19,9 @@ from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
+    from typing import Self
+
+    from typing_extensions import Buffer
 
 
 class ObjectWriter:
@@ -118,7 +120,7 @@ class ObjectWriter:
         return self.stats().bytes_written
 
     def compressed_bytes(self) -> int:
-        """Bytes stored so far, without what the compressor still holds; equal to `bytes_written` without compression."""
+        """Bytes stored so far, without what the compressor still holds; equal to `bytes_written` without one."""
         return self.stats().compressed_bytes
 
     def checksum(self) -> str:

@@ -186,7 +186,15 @@ uring_drop(struct s3dlio_engine *engine)
 static void
 uring_free(struct s3dlio_engine *engine)
 {
-    io_uring_queue_exit(&of(engine)->ring);
+    struct uring_engine *uring = of(engine);
+
+    /* The kernel tears a ring down later, in the background; what it holds is given back now, so
+     * that a deleted file's space and its mount are free when the writer is gone. */
+    if (uring->fixed_file)
+        (void)io_uring_unregister_files(&uring->ring);
+    if (engine->registered)
+        (void)io_uring_unregister_buffers(&uring->ring);
+    io_uring_queue_exit(&uring->ring);
     free(engine);
 }
 

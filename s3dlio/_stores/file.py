@@ -176,22 +176,27 @@ class FileStore(Store):
 
     def _walk(self, uri: Uri, folder: str, recursive: bool) -> Iterator[Uri]:
         """A link to a folder is passed over: it could lead anywhere, also back here."""
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "") for entry in entries)
+        try:
+            with os.scandir(folder) as entries:
+                # With the slash a folder stands where object stores put its keys: after 's.z', before 's0'.
+                names = sorted(
+                    entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "")
+                    for entry in entries
+                    if entry.is_dir(follow_symlinks=False) or (entry.is_file() and not _HIDDEN.fullmatch(entry.name))
+                )
+        except FileNotFoundError:  # deleted meanwhile, and so without objects
+            return
         for name in names:
-            found = Uri(uri.scheme, "", folder + name)
-            if name.endswith("/"):
-                if recursive:
-                    yield from self._walk(uri, found.key, recursive)
-                else:
-                    yield found
-            elif not _HIDDEN.fullmatch(name) and Path(found.key).is_file():
-                yield found
+            if name.endswith("/") and recursive:
+                yield from self._walk(uri, folder + name, recursive)
+            else:
+                yield Uri(uri.scheme, "", folder + name)
 
     def delete(self, uri: Uri, recursive: bool) -> None:
         path = Path(uri.key)
         try:
             if recursive and path.is_dir() and not path.is_symlink():
+                _refuse_mount_point(path, uri)
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
@@ -204,6 +209,17 @@ class FileStore(Store):
                     errno=error.errno,
                 ) from error
             raise _translate(error, "delete", uri) from error
+
+
+def _refuse_mount_point(path: Path, uri: Uri) -> None:
+    """The root of a file system, this machine's above all, is no folder of objects, whatever its spelling: '/', '//',
+    '/tmp/..'."""
+    if os.path.ismount(os.path.realpath(path)):
+        raise _errors.InvalidInputError(
+            f"delete {uri}: is the root of a file system; delete what is in it by name",
+            operation="delete",
+            uri=str(uri),
+        )
 
 
 def _translate(error: OSError, operation: str, uri: Uri) -> _errors.S3dlioError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -106,7 +106,7 @@ class MemoryStore(Store):
             for key in doomed:
                 self._objects.pop((uri.container, key), None)
 
-    def _keys(self, uri: Uri, folder: str) -> list[str]:
+    def _keys(self, uri: Uri, folder: str) -> Sequence[str]:
         with self._lock:
             return sorted(
                 key

@@ -9,7 +9,6 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -299,6 +298,28 @@ open_file_flags(const char *folder)
     }
     closedir(dir);
     return flags;
+}
+
+/* The engines that can be forced here, by a trial of our own: io_uring may be forbidden. */
+HELPER bool
+has_uring(void)
+{
+    unsigned char params[256] = {0}; /* struct io_uring_params, and more */
+    int fd = (int)syscall(425 /* io_uring_setup */, 1, params);
+
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* NULL leaves the choice to the library. */
+HELPER void
+force_engine(const char *name)
+{
+    if (name)
+        CHECK(setenv("S3DLIO_IO_ENGINE", name, 1) == 0);
+    else
+        CHECK(unsetenv("S3DLIO_IO_ENGINE") == 0);
 }
 
 /* Children. */

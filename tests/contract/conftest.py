@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from places import Place
 
-
 STORES = {
     "file": ("file", None),
     "direct": ("direct", None),
@@ -24,7 +23,7 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
     scheme, engine = STORES[request.param]
     if scheme == "memory":
         base = f"memory://{request.node.name.replace('/', '-')}"
-        return Place(base, None, lambda: [])
+        return Place(base, None, list)
     if engine:
         monkeypatch.setenv("S3DLIO_IO_ENGINE", engine)
     folder: Path = request.getfixturevalue("disk_path")
