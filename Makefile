@@ -53,7 +53,7 @@ clean: ## Remove everything that was made here
 
 .venv/.package: .venv/.ready $(package_inputs)
 	@echo '==> Building the package'
-	$(python) -c '$(build_requires)' | $(pip) --requirement /dev/stdin
+	@$(python) -c '$(build_requires)' | $(pip) --requirement /dev/stdin
 	$(pip) --no-build-isolation --editable .
 	@touch $@
 

@@ -233,14 +233,16 @@ finish_piece(struct s3dlio_reader *reader, struct slot *slot)
 static int
 reap(struct s3dlio_reader *reader, int wait_ms)
 {
+    uint64_t begin_ns = s3dlio_clock_ns();
     struct s3dlio_io *io;
     int status = s3dlio_engine_wait(reader->engine, &io, wait_ms);
 
+    reader->patience.waited_ns += s3dlio_clock_ns() - begin_ns;
     if (status < 0)
         return status;
     if (status == 0)
         return s3dlio_patience_lost(&reader->patience, reader->options.timeout_ms) ? -ETIMEDOUT : 0;
-    s3dlio_patience_progress(&reader->patience);
+    reader->patience.waited_ns = 0;
     status = s3dlio_direct_judge(&reader->direct, io, reader->fd);
     if (status > 0)
         return s3dlio_engine_submit(reader->engine, io);
@@ -264,13 +266,15 @@ read_alone(struct s3dlio_reader *reader)
     return status ? status : finish_piece(reader, slot);
 }
 
-/* Returns 0 when the range is read, -EAGAIN when the slice is over, or a failure. */
+/* Returns 0 when the range is read, 1 when the slice is over, or a failure. */
 static int
 read_some(struct s3dlio_reader *reader)
 {
     struct range *range = &reader->range;
     int status;
 
+    if (range->head == range->end)
+        return 0;
     if (!reader->engine && range->end - range->head == 1)
         return read_alone(reader);
     status = start_engine(reader);
@@ -285,7 +289,7 @@ read_some(struct s3dlio_reader *reader)
         if (!status)
             status = reap(reader, S3DLIO_WAIT_MS);
         if (!status && range->head < range->end && s3dlio_patience_slice_over(&reader->patience))
-            return -EAGAIN;
+            return 1;
     }
     return status;
 }
@@ -315,7 +319,7 @@ begin(struct s3dlio_reader *reader, void *data, size_t nbytes, uint64_t offset, 
                             .head = offset / block,
                             .next = offset / block};
     range->end = nbytes ? (offset + nbytes - 1) / block + 1 : range->head;
-    s3dlio_patience_progress(&reader->patience);
+    reader->patience.waited_ns = 0;
     return 0;
 }
 
@@ -347,9 +351,14 @@ s3dlio_reader_read(struct s3dlio_reader *reader, void *data, size_t nbytes, uint
     if (!result) {
         s3dlio_patience_begin(&reader->patience, reader->options.slice_ms);
         result = read_some(reader);
-        if (result != -EAGAIN) {
+        if (result == 1) {
+            result = -EAGAIN;
+        } else {
             if (quiesce(reader) != 0)
                 result = -ETIMEDOUT;
+            /* Of the kernel, as after too many tries: the caller would take it for a slice. */
+            if (result == -EAGAIN)
+                result = -EBUSY;
             if (!result)
                 result = (int64_t)range->ndone;
             if (crc32c_ret)

@@ -243,12 +243,15 @@ static int
 inherit_mode(int fd, const struct stat *old)
 {
     struct stat new;
+    mode_t mode = old->st_mode & 07777;
 
     if (fstat(fd, &new) != 0)
         return -errno;
-    if (new.st_uid != old->st_uid || new.st_gid != old->st_gid)
-        (void)!fchown(fd, old->st_uid, old->st_gid);
-    if ((new.st_mode & 07777) != (old->st_mode & 07777) && fchmod(fd, old->st_mode & 07777) != 0)
+    /* Programs that run as their owner must not become programs that run as this one. */
+    if ((new.st_uid != old->st_uid || new.st_gid != old->st_gid) &&
+        fchown(fd, old->st_uid, old->st_gid) != 0)
+        mode &= 0777;
+    if ((new.st_mode & 07777) != mode && fchmod(fd, mode) != 0)
         return -errno;
     return 0;
 }

@@ -29,24 +29,18 @@ s3dlio_transfer_defaults(size_t *block_nbytes, unsigned *in_flight, int *timeout
 /* How long one wait in the kernel lasts at most, before the clocks below are looked at. */
 #define S3DLIO_WAIT_MS 100
 
-/* The two clocks of a call: when to return to the caller, and when to give up on the device. */
+/* When to return to the caller, and how long the device has kept it waiting without any progress.
+ */
 struct s3dlio_patience {
     uint64_t slice_end_ns;
-    uint64_t progress_ns;
+    uint64_t waited_ns;
 };
 
 static inline void
 s3dlio_patience_begin(struct s3dlio_patience *patience, int slice_ms)
 {
-    uint64_t now = s3dlio_clock_ns();
-
-    patience->slice_end_ns = slice_ms > 0 ? now + (uint64_t)slice_ms * 1000000u : UINT64_MAX;
-}
-
-static inline void
-s3dlio_patience_progress(struct s3dlio_patience *patience)
-{
-    patience->progress_ns = s3dlio_clock_ns();
+    patience->slice_end_ns =
+        slice_ms > 0 ? s3dlio_clock_ns() + (uint64_t)slice_ms * 1000000u : UINT64_MAX;
 }
 
 static inline bool
@@ -55,10 +49,11 @@ s3dlio_patience_slice_over(const struct s3dlio_patience *patience)
     return patience->slice_end_ns != UINT64_MAX && s3dlio_clock_ns() > patience->slice_end_ns;
 }
 
+/* Only waiting counts: a caller that comes back after an hour has not waited for that hour. */
 static inline bool
 s3dlio_patience_lost(const struct s3dlio_patience *patience, int timeout_ms)
 {
-    return s3dlio_clock_ns() - patience->progress_ns > (uint64_t)timeout_ms * 1000000u;
+    return patience->waited_ns > (uint64_t)timeout_ms * 1000000u;
 }
 
 #endif /* S3DLIO_TRANSFER_H */

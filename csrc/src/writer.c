@@ -165,15 +165,17 @@ reap(struct s3dlio_writer *writer, int wait_ms)
     struct s3dlio_io *io;
     int status = s3dlio_engine_wait(writer->engine, &io, wait_ms);
 
-    if (wait_ms > 0)
-        writer->wait_ns += s3dlio_clock_ns() - begin_ns;
+    if (wait_ms > 0) {
+        uint64_t waited_ns = s3dlio_clock_ns() - begin_ns;
+
+        writer->wait_ns += waited_ns;
+        writer->patience.waited_ns += waited_ns;
+    }
     if (status < 0)
         return status;
     if (status == 0)
-        return wait_ms > 0 && s3dlio_patience_lost(&writer->patience, writer->options.timeout_ms)
-                   ? -ETIMEDOUT
-                   : 0;
-    s3dlio_patience_progress(&writer->patience);
+        return s3dlio_patience_lost(&writer->patience, writer->options.timeout_ms) ? -ETIMEDOUT : 0;
+    writer->patience.waited_ns = 0;
     if (io == &writer->sync) {
         writer->syncing = false;
         return io->error ? io->error : 1;
@@ -241,8 +243,6 @@ send_block(struct s3dlio_writer *writer)
     if (status)
         return status;
     reserve(writer, block.offset + nbytes);
-    if (writer->engine->in_flight == 0)
-        s3dlio_patience_progress(&writer->patience);
     status = s3dlio_engine_submit(writer->engine, io);
     /* A failure is seen as early as it is known. */
     while (status >= 0) {
@@ -353,7 +353,6 @@ synchronize(struct s3dlio_writer *writer)
                                                                           : S3DLIO_IO_FSYNC;
         if (!writer->engine)
             return s3dlio_io_run(sync, writer->target.fd, 1);
-        s3dlio_patience_progress(&writer->patience);
         writer->syncing = true;
         status = s3dlio_engine_submit(writer->engine, sync);
         if (status)

@@ -840,7 +840,7 @@ options_and_stats_may_be_of_another_version(void)
 {
     struct {
         struct s3dlio_writer_options known;
-        int unknown;
+        uint64_t unknown;
     } newer = {small_blocks(), 0};
     struct {
         struct s3dlio_writer_stats known;
