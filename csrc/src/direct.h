@@ -2,13 +2,13 @@
  * O_DIRECT (open(2)) on one file: asked for, had or not, and left again when the first transfer
  * shows that the file system does not mean it.
  */
-#ifndef S3DLIO_DIRECT_H
-#define S3DLIO_DIRECT_H
+#ifndef S3DLIO_DIRECT_MODE_H
+#define S3DLIO_DIRECT_MODE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "s3dlio/writer.h"
+#include "s3dlio/direct.h"
 
 struct s3dlio_io;
 
@@ -38,4 +38,4 @@ s3dlio_direct_start(struct s3dlio_direct_mode *mode, enum s3dlio_direct wanted, 
 int
 s3dlio_direct_judge(struct s3dlio_direct_mode *mode, struct s3dlio_io *io, int fd);
 
-#endif /* S3DLIO_DIRECT_H */
+#endif /* S3DLIO_DIRECT_MODE_H */

@@ -39,7 +39,7 @@ follow_links(const char *path, char **path_ret)
     char *here = strdup(path);
     char link[PATH_MAX];
 
-    for (int i = 0; here && i < MAX_LINKS; i++) {
+    for (int i = 0; here && i <= MAX_LINKS; i++) {
         ssize_t nbytes = readlink(here, link, sizeof link - 1);
         const char *slash = strrchr(here, '/');
         char *next;
@@ -197,9 +197,10 @@ claim_hidden(struct s3dlio_target *target)
         if (status)
             continue;
         if (create) {
-            /* Between its making and this lock the name may have looked abandoned. */
-            (void)flock(target->fd, LOCK_EX | LOCK_NB);
-            if (!is_named(target->fd, target->dirfd, hidden)) {
+            /* Between its making and this lock the name may have looked abandoned: whoever has the
+             * lock is about to remove it, or already has. */
+            if ((flock(target->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) ||
+                !is_named(target->fd, target->dirfd, hidden)) {
                 close_fd(&target->fd);
                 status = -EEXIST;
                 continue;
@@ -207,7 +208,7 @@ claim_hidden(struct s3dlio_target *target)
         }
         memcpy(target->hidden, hidden, sizeof hidden);
     }
-    return status;
+    return status == -EEXIST ? -EBUSY : status;
 }
 
 static bool
@@ -234,8 +235,7 @@ open_file(struct s3dlio_target *target)
             return -errno;
     }
 #endif
-    status = claim_hidden(target);
-    return status == -EEXIST ? -EBUSY : status;
+    return claim_hidden(target);
 }
 
 /* What replaces a file should be open to the same people. */
@@ -265,6 +265,8 @@ s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_paren
     int status;
 
     *target = (struct s3dlio_target){.fd = -1, .dirfd = -1};
+    if (!*path)
+        return -ENOENT;
     status = follow_links(path, &followed);
     if (status)
         return status;
@@ -360,8 +362,8 @@ s3dlio_target_publish(struct s3dlio_target *target, bool durable, bool *publishe
     status = make_folders(target, durable, &dirfd);
     if (status)
         return status;
+    sweep_all(dirfd, target->name);
     if (!*target->hidden) {
-        sweep_all(dirfd, target->name);
         status = link_fd(target->fd, dirfd, target->name);
         if (status == -EEXIST)
             status = claim_hidden(target);
@@ -383,11 +385,27 @@ s3dlio_target_publish(struct s3dlio_target *target, bool durable, bool *publishe
     return status;
 }
 
+int
+s3dlio_target_flush(const struct s3dlio_target *target)
+{
+    /* The file itself must stay open until it has its name; closing a copy flushes as well. */
+    int copy = fcntl(target->fd, F_DUPFD_CLOEXEC, 0);
+
+    return copy >= 0 && close(copy) == 0 ? 0 : -errno;
+}
+
 void
-s3dlio_target_close(struct s3dlio_target *target)
+s3dlio_target_unlink(struct s3dlio_target *target)
 {
     if (*target->hidden)
         (void)unlinkat(target->dirfd, target->hidden, 0);
+    target->hidden[0] = '\0';
+}
+
+void
+s3dlio_target_close(struct s3dlio_target *target)
+{
+    s3dlio_target_unlink(target);
     s3dlio_target_forget(target);
 }
 

@@ -43,6 +43,17 @@ s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_paren
 int
 s3dlio_target_publish(struct s3dlio_target *target, bool durable, bool *published_ret);
 
+/*
+ * s3dlio_target_flush() has the file system report what it kept for close(2): network file systems
+ * may find only there that they have no room.  Returns 0 or -errno.
+ */
+int
+s3dlio_target_flush(const struct s3dlio_target *target);
+
+/* s3dlio_target_unlink() removes the hidden name, if the file still has one. */
+void
+s3dlio_target_unlink(struct s3dlio_target *target);
+
 /* s3dlio_target_close() closes the file, and removes its hidden name if it still has one. */
 void
 s3dlio_target_close(struct s3dlio_target *target);

@@ -49,6 +49,7 @@ struct s3dlio_writer {
     bool oversized;
     uint64_t reserved;
     bool syncing;
+    bool stuck; /* transfers that could not be ended still use this memory */
     struct s3dlio_patience patience;
     uint64_t wait_ns;
     /* Kept for get_stats() when the parts that know are gone. */
@@ -84,27 +85,25 @@ start_engine(struct s3dlio_writer *writer)
     return status;
 }
 
-/* Gives back all that the file needed while it was open.  Returns false if the kernel keeps hold of
- * the blocks: then they, and the file, must stay. */
-static bool
+/* Gives back all that the file needed while it was open.  If the kernel keeps hold of a transfer,
+ * its memory and the file must stay; only the name goes. */
+static void
 release(struct s3dlio_writer *writer)
 {
-    bool let_go = s3dlio_engine_close(writer->engine) == 0;
-
     if (writer->stage)
         s3dlio_stage_get_totals(writer->stage, &writer->totals, sizeof writer->totals);
-    if (let_go) {
+    writer->phase = CLOSED;
+    writer->stuck = s3dlio_engine_close(writer->engine) != 0;
+    if (writer->stuck) {
+        s3dlio_target_unlink(&writer->target);
+    } else {
         s3dlio_stage_free(writer->stage);
         free(writer->ios);
         s3dlio_target_close(&writer->target);
-    } else if (*writer->target.hidden) {
-        (void)unlinkat(writer->target.dirfd, writer->target.hidden, 0);
     }
     writer->engine = NULL;
     writer->stage = NULL;
     writer->ios = NULL;
-    writer->phase = CLOSED;
-    return let_go;
 }
 
 int
@@ -347,7 +346,7 @@ synchronize(struct s3dlio_writer *writer)
     int status;
 
     if (writer->options.durability == S3DLIO_DURABILITY_NONE)
-        return 0;
+        return s3dlio_target_flush(&writer->target);
     if (sync->kind == S3DLIO_IO_READ) { /* not begun */
         sync->kind = writer->options.durability == S3DLIO_DURABILITY_DATA ? S3DLIO_IO_FDATASYNC
                                                                           : S3DLIO_IO_FSYNC;
@@ -462,6 +461,8 @@ s3dlio_writer_free(struct s3dlio_writer *writer)
         free(writer->ios);
     } else {
         s3dlio_writer_abort(writer);
+        if (writer->stuck)
+            return;
     }
     free(writer);
 }

@@ -5,7 +5,7 @@
 #define S3DLIO_READER_H
 
 #include "s3dlio/api.h"
-#include "s3dlio/writer.h"
+#include "s3dlio/direct.h"
 
 S3DLIO_BEGIN_DECLS
 

@@ -13,6 +13,7 @@
 #include "s3dlio/crc32c.h"
 #include "s3dlio/zstd.h"
 
+#include "s3dlio/direct.h"
 #include "s3dlio/stage.h"
 
 #include "s3dlio/writer.h"

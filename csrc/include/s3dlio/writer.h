@@ -7,6 +7,7 @@
 #define S3DLIO_WRITER_H
 
 #include "s3dlio/api.h"
+#include "s3dlio/direct.h"
 
 S3DLIO_BEGIN_DECLS
 
@@ -20,15 +21,6 @@ enum s3dlio_durability {
     S3DLIO_DURABILITY_DATA = 1,
     /* Only rename: survives the process, not a loss of power. */
     S3DLIO_DURABILITY_NONE = 2
-};
-
-enum s3dlio_direct {
-    /* Through the page cache. */
-    S3DLIO_DIRECT_OFF = 0,
-    /* O_DIRECT where file system and engine take it, else through the page cache. */
-    S3DLIO_DIRECT_PREFER = 1,
-    /* O_DIRECT or S3DLIO_E_NO_DIRECT. */
-    S3DLIO_DIRECT_REQUIRE = 2
 };
 
 struct s3dlio_writer_options {
