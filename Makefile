@@ -9,10 +9,10 @@ python := .venv/bin/python
 pip := $(python) -m pip install --quiet
 build_requires := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 package_inputs := CMakeLists.txt build_ffi.py pyproject.toml $(shell find csrc cmake)
-c_files = $(shell find csrc tests/c -name '*.[ch]')
+c_files := find csrc tests/c -name '*.[ch]'
 
 .NOTPARALLEL:
-.PHONY: help demo test test-c test-python sanitize lint format clean FORCE
+.PHONY: help demo test test-c test-python sanitize bench lint format clean FORCE
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 | /p' Makefile | while IFS='|' read -r name text; do printf 'make %-13s%s\n' "$$name" "$$text"; done
@@ -32,16 +32,19 @@ sanitize: .venv/.ready ## Run the C tests with the address, undefined behaviour 
 	scripts/test-c address,undefined
 	scripts/test-c thread
 
+bench: .venv/.package ## Compare the direct writer with open().write() and fsync()
+	$(python) benchmarks/direct_writer.py
+
 lint: .venv/.dev ## Check style and types
 	$(python) -m ruff check
 	$(python) -m ruff format --check
 	$(python) -m mypy
-	.venv/bin/clang-format --dry-run -Werror $(c_files)
+	$(c_files) | xargs .venv/bin/clang-format --dry-run -Werror
 
 format: .venv/.dev ## Put the sources in the form that lint asks for
 	$(python) -m ruff check --fix
 	$(python) -m ruff format
-	.venv/bin/clang-format -i $(c_files)
+	$(c_files) | xargs .venv/bin/clang-format -i
 
 clean: ## Remove everything that was made here
 	rm -rf .venv build dist out .mypy_cache .pytest_cache .ruff_cache .hypothesis

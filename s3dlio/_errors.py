@@ -45,6 +45,14 @@ class S3dlioError(RuntimeError):
         return _rebuild, (type(self), self.args[0], self.operation, self.uri, self.errno)
 
 
+def copy_of(error: S3dlioError) -> S3dlioError:
+    """The same error without its traceback, which holds on to the frames it went through and what lies in them."""
+    kind, arguments = error.__reduce__()
+    copy: S3dlioError = kind(*arguments)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
 def _rebuild(
     kind: type[S3dlioError], message: str, operation: str | None, uri: str | None, errno: int | None
 ) -> S3dlioError:

@@ -13,7 +13,7 @@ from s3dlio._libs3dlio import ffi, lib
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SLICE_MS", "check", "ffi", "lib", "new_bytes", "pointer", "raise_status"]
+__all__ = ["SLICE_MS", "check", "ffi", "lib", "new_bytes", "new_handle", "pointer", "raise_status"]
 
 # How long one call into the library lasts at most, so that Python can run its signal handlers.
 SLICE_MS = 100
@@ -28,6 +28,7 @@ _KINDS: dict[int, type[_errors.S3dlioError]] = {
     lib.S3DLIO_E_BAD_ENGINE: _errors.InvalidInputError,
     lib.S3DLIO_E_ZSTD: _errors.StorageError,
     lib.S3DLIO_E_NOT_REGULAR: _errors.NotAnObjectError,
+    lib.S3DLIO_E_RESERVED_NAME: _errors.InvalidInputError,
     -errno.ENOENT: _errors.NotFoundError,
     -errno.EISDIR: _errors.NotAnObjectError,
     -errno.EACCES: _errors.PermissionDeniedError,
@@ -52,6 +53,15 @@ def check(status: int, operation: str, uri: str) -> int:
     if status < 0:
         raise_status(status, operation, uri)
     return status
+
+
+def new_handle(kind: str, free: Callable[[Any], None]) -> Any:
+    """A place for a handle of the library, ``struct kind **``, that frees what is put there.
+
+    It owns the handle from the moment the library has made it; a signal between that moment and a later `ffi.gc` would
+    leak it.
+    """
+    return ffi.gc(ffi.new(f"struct {kind} **"), lambda handle: free(handle[0]))
 
 
 @cache

@@ -115,8 +115,9 @@ class WriterOptions:
         return min(max(self.buffer_size, MIN_BLOCK_SIZE), MAX_BLOCK_SIZE)
 
     def stored_name(self, name: str) -> str:
-        """The name under which an object of this name is stored: ``.zst`` tells that it is compressed."""
-        if self.compression is None or name.endswith(".zst"):
+        """The name under which an object of this name is stored: ``.zst`` tells that it is compressed.  What names a
+        folder stays one, for the store to refuse."""
+        if self.compression is None or name.endswith(".zst") or name.rpartition("/")[2] in ("", ".", ".."):
             return name
         return name + ".zst"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError
 from s3dlio._logging import TRACE, logger
-from s3dlio._native import check, ffi, lib, new_bytes, pointer
+from s3dlio._native import check, ffi, lib, new_bytes, new_handle, pointer
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import parse_uri
 
@@ -25,7 +25,7 @@ _ZSTD_INPUT_SIZE = 1 << 20
 def read_range(source: Source, start: int, length: int) -> bytes:
     """``length`` bytes from ``start`` on, fewer at the end of the object, without a copy in between."""
     data = new_bytes(max(0, min(length, source.size - start)))
-    count = source.readinto(start, data) if data else 0
+    count = source.readinto(start, pointer(data)) if data else 0
     return data if count == len(data) else data[:count]
 
 
@@ -63,7 +63,7 @@ class ObjectReader(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         self._check_open()
-        count = self._source.readinto(self._position, buffer)
+        count = self._source.readinto(self._position, pointer(buffer, writable=True))
         logger.log(TRACE, "read %s: %d bytes from %d on", self._uri, count, self._position)
         self._position += count
         return count
@@ -86,7 +86,11 @@ class ObjectReader(io.RawIOBase):
 
 class ZstdReader(io.RawIOBase):
     """The decompressed bytes of a zstd stream.  Seeking forward decompresses what is passed over, seeking back starts
-    again from the beginning.  A damaged or truncated stream raises CorruptDataError, never ends early."""
+    again from the beginning.
+
+    A damaged or truncated stream raises CorruptDataError, never ends early.  The checksum stands behind the last byte:
+    so the reader is always one byte ahead, and a read that takes just the whole content has met the end as well.
+    """
 
     def __init__(self, raw: ObjectReader) -> None:
         self._raw = raw
@@ -95,11 +99,12 @@ class ZstdReader(io.RawIOBase):
         self._start()
 
     def _start(self) -> None:
-        handle = ffi.new("struct s3dlio_zstd_decoder **")
-        check(lib.s3dlio_zstd_decoder_new(handle), "decompress", self._raw.name)
-        self._decoder = ffi.gc(handle[0], lib.s3dlio_zstd_decoder_free)
+        self._decoder = new_handle("s3dlio_zstd_decoder", lib.s3dlio_zstd_decoder_free)
+        check(lib.s3dlio_zstd_decoder_new(self._decoder), "decompress", self._raw.name)
         self._in = ffi.new("struct s3dlio_zstd_in *", {"data": self._data, "nbytes": 0, "pos": 0})
         self._out = ffi.new("struct s3dlio_zstd_out *")
+        self._ahead = ffi.new("char[1]")
+        self._is_ahead = False
         self._position = 0
 
     @property
@@ -140,22 +145,33 @@ class ZstdReader(io.RawIOBase):
     def readinto(self, buffer: Buffer) -> int:
         self._check_open()
         data = pointer(buffer, writable=True)
-        if len(data) == 0:
-            return 0
-        self._out.data, self._out.nbytes, self._out.pos = data, len(data), 0
+        count = 0
+        if len(data) > 0 and self._is_ahead:
+            data[0] = self._ahead[0]
+            count = 1
+        if count < len(data):
+            count += self._decompress(data + count, len(data) - count)
+        if 0 < count == len(data):
+            self._is_ahead = self._decompress(self._ahead, 1) == 1
+        elif count < len(data):
+            self._is_ahead = False
+        self._position += count
+        return count
+
+    def _decompress(self, data: Any, room: int) -> int:
+        """At least one byte, unless the stream has ended as it should."""
+        self._out.data, self._out.nbytes, self._out.pos = data, room, 0
         while self._out.pos == 0:
             ended = False
             if self._in.pos == self._in.nbytes:
                 self._in.nbytes = self._raw.readinto(self._input)
                 self._in.pos = 0
                 ended = self._in.nbytes == 0
-            check(lib.s3dlio_zstd_decoder_read(self._decoder, self._in, self._out), "decompress", self.name)
+            check(lib.s3dlio_zstd_decoder_read(self._decoder[0], self._in, self._out), "decompress", self.name)
             if ended and self._out.pos == 0:
-                check(lib.s3dlio_zstd_decoder_end(self._decoder), "decompress", self.name)
+                check(lib.s3dlio_zstd_decoder_end(self._decoder[0]), "decompress", self.name)
                 break
-        count: int = self._out.pos
-        self._position += count
-        return count
+        return int(self._out.pos)
 
     def close(self) -> None:
         self._raw.close()

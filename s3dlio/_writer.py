@@ -6,11 +6,12 @@ import os
 import threading
 import time
 import warnings
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from s3dlio._checksum import checksum_text
-from s3dlio._errors import BusyError, ClosedError, ForkedError
+from s3dlio._errors import BusyError, ClosedError, ForkedError, S3dlioError, copy_of
 from s3dlio._logging import logger
 from s3dlio._native import pointer
 from s3dlio._options import WriterOptions
@@ -33,18 +34,25 @@ class ObjectWriter:
     writer that is dropped unfinished aborts, with a ResourceWarning.
 
     The first failure sticks: every later call raises it again.  One writer serves one thread at a time; a second
-    thread gets BusyError.  Different writers are independent.
+    thread gets BusyError.  Different writers are independent.  What tells the state (`bytes_written`, `stats`, ...) may
+    be called from any thread; while another one is inside a long call it tells the state before that call.
     """
 
+    _ended: str | None = "refused"  # until the store has agreed
+    _pid = 0
+
     def __init__(self, uri: Uri, options: WriterOptions) -> None:
-        self._ended: str | None = "refused"  # for __del__, should one of these fail
+        if not isinstance(options, WriterOptions):
+            raise TypeError(f"options must be WriterOptions, not {type(options).__name__}")
         options = options.snapshot()
         self._uri = Uri(uri.scheme, uri.container, options.stored_name(uri.key))
-        self._lock = threading.Lock()
+        # Reentrant, so that a thread whose call Ctrl-C broke off at any place can still abort.
+        self._lock = threading.RLock()
         self._pid = os.getpid()
         self._began = time.monotonic()
-        self._failure: BaseException | None = None
+        self._failure: S3dlioError | None = None
         self._stream: Stream = store_for(uri).create(self._uri, options)
+        self._last_stats = self._stream.stats()
         self._ended = None
 
     @property
@@ -66,9 +74,10 @@ class ObjectWriter:
             self._stream.write(data)
         except BaseException as error:
             # Of this chunk a part may be taken and the rest not: the object cannot be completed any more.
-            self._failure = error
+            self._fail("write", error)
             raise
         finally:
+            del data
             self._lock.release()
 
     def write_owned_bytes(self, chunk: Buffer) -> None:
@@ -78,14 +87,19 @@ class ObjectWriter:
     def finalize(self) -> tuple[int, int]:
         """Completes the object and makes it visible, durable as the options say.
 
-        Returns the bytes that came in and the bytes stored; without compression both are equal.
+        Returns the bytes that came in and the bytes stored; without compression both are equal.  When it raises,
+        nothing has appeared, with two exceptions that `stats().visible` tells: Ctrl-C came after the last step, or a
+        file is in place but its folder could not be made durable.
         """
         self._enter("finalize")
         try:
             self._stream.finish()
             self._ended = "finalized"
         except BaseException as error:
-            self._failure = error
+            if self._stream.stats().visible:
+                self._ended = "finalized"
+            else:
+                self._fail("finalize", error)
             raise
         finally:
             self._lock.release()
@@ -109,6 +123,7 @@ class ObjectWriter:
         if not self._lock.acquire(blocking=False):
             raise self._busy("abort")
         try:
+            self._last_stats = self._stream.stats()
             self._ended = "aborted"
             self._stream.abort()
         finally:
@@ -129,23 +144,37 @@ class ObjectWriter:
 
     def stats(self) -> WriterStats:
         """What the writer did so far, and how."""
-        return self._stream.stats()
+        # Long enough for a call that another thread is in to end, as a rule.
+        if self._pid == os.getpid() and self._lock.acquire(timeout=1.0):
+            try:
+                self._last_stats = self._stream.stats()
+            finally:
+                self._lock.release()
+        return self._last_stats
 
     def _enter(self, operation: str) -> None:
         """One thread at a time, in the process that made the writer, and only while it is open and well.  After it the
         caller holds the lock."""
+        if self._pid != os.getpid():
+            text = f"{operation} {self._uri}: the writer was made by the parent of this process"
+            raise ForkedError(text, operation=operation, uri=str(self._uri))
         if not self._lock.acquire(blocking=False):
             raise self._busy(operation)
-        error: BaseException | None = self._failure
+        error = None if self._failure is None else copy_of(self._failure)
         if error is None and self._ended:
             text = f"{operation} {self._uri}: the writer is already {self._ended}"
             error = ClosedError(text, operation=operation, uri=str(self._uri))
-        if error is None and self._pid != os.getpid():
-            text = f"{operation} {self._uri}: the writer was made by the parent of this process"
-            error = ForkedError(text, operation=operation, uri=str(self._uri))
         if error is not None:
             self._lock.release()
             raise error
+
+    def _fail(self, operation: str, error: BaseException) -> None:
+        """Keeps the first failure, for later calls to raise again."""
+        if isinstance(error, S3dlioError):
+            self._failure = copy_of(error)
+        else:
+            text = f"{operation} {self._uri}: broken off by {type(error).__name__}"
+            self._failure = S3dlioError(text, operation=operation, uri=str(self._uri))
 
     def _busy(self, operation: str) -> BusyError:
         return BusyError(
@@ -159,21 +188,28 @@ class ObjectWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.abort()
+            with suppress(BusyError):  # the exception on its way says more
+                self.abort()
         elif not self._ended:
             try:
                 self.finalize()
             except BaseException:
-                self.abort()
+                with suppress(BusyError):
+                    self.abort()
                 raise
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a writer can be neither copied nor pickled")
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if self._ended or self._pid != os.getpid():
             return
-        if self._failure is None:
-            _warn(f"{self!r} was dropped unfinished: nothing is stored", ResourceWarning, source=self)
         self._ended = "aborted"
-        self._stream.abort()
+        try:
+            if self._failure is None:
+                _warn(f"{self!r} was dropped unfinished: nothing is stored", ResourceWarning, source=self)
+        finally:
+            self._stream.abort()
 
     def __repr__(self) -> str:
         return f"<ObjectWriter {self._uri} {self._ended or 'open'}>"

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -76,6 +77,8 @@ struct s3dlio_pool {
     unsigned nblocks;
     int error;
     unsigned nfree;
+    /* For each block whether it is out; behind the free ones in the same memory. */
+    bool *out;
     /* The free blocks; the one given last is taken first, as it may still be in the cache. */
     void *free_blocks[];
 };
@@ -92,9 +95,10 @@ s3dlio_pool_new(struct s3dlio_pool **pool_ret, size_t block_nbytes, unsigned nbl
         block_nbytes > SIZE_MAX / 4 / nblocks)
         return -EINVAL;
     block_nbytes = s3dlio_round_up(block_nbytes, page_nbytes());
-    pool = malloc(sizeof *pool + nblocks * sizeof pool->free_blocks[0]);
+    pool = calloc(1, sizeof *pool + nblocks * (sizeof pool->free_blocks[0] + sizeof(bool)));
     if (!pool)
         return -ENOMEM;
+    pool->out = (bool *)&pool->free_blocks[nblocks];
     status = s3dlio_buffer_alloc(&blocks, block_nbytes * nblocks);
     if (status) {
         free(pool);
@@ -142,17 +146,29 @@ s3dlio_pool_take(struct s3dlio_pool *pool, void **block_ret, int wait_ms)
         status = -EAGAIN;
     else
         *block_ret = pool->free_blocks[--pool->nfree];
+    if (!status)
+        pool->out[s3dlio_pool_index(pool, *block_ret)] = true;
     pthread_mutex_unlock(&pool->lock);
     return status;
 }
 
-void
+int
 s3dlio_pool_give(struct s3dlio_pool *pool, void *block)
 {
+    unsigned index = s3dlio_pool_index(pool, block);
+    int status = -EINVAL;
+
+    if (index >= pool->nblocks || s3dlio_pool_block(pool, index) != block)
+        return status;
     pthread_mutex_lock(&pool->lock);
-    pool->free_blocks[pool->nfree++] = block;
-    pthread_cond_signal(&pool->given);
+    if (pool->out[index]) {
+        pool->out[index] = false;
+        pool->free_blocks[pool->nfree++] = block;
+        pthread_cond_signal(&pool->given);
+        status = 0;
+    }
     pthread_mutex_unlock(&pool->lock);
+    return status;
 }
 
 void
@@ -197,5 +213,7 @@ s3dlio_pool_block(const struct s3dlio_pool *pool, unsigned index)
 unsigned
 s3dlio_pool_index(const struct s3dlio_pool *pool, const void *block)
 {
-    return (unsigned)((size_t)((const char *)block - pool->blocks) / pool->block_nbytes);
+    size_t index = ((uintptr_t)block - (uintptr_t)pool->blocks) / pool->block_nbytes;
+
+    return index < pool->nblocks ? (unsigned)index : pool->nblocks;
 }

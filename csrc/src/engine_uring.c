@@ -9,6 +9,9 @@
 #include "engine.h"
 #include "pool.h"
 
+/* Registering pins all blocks at once, used or not. */
+#define MAX_REGISTERED_NBYTES ((size_t)256 << 20)
+
 struct uring_engine {
     struct s3dlio_engine base;
     struct io_uring ring;
@@ -30,9 +33,12 @@ static bool
 register_blocks(struct uring_engine *uring, const struct s3dlio_pool *pool)
 {
     unsigned nblocks = s3dlio_pool_nblocks(pool);
-    struct iovec *blocks = calloc(nblocks, sizeof *blocks);
+    struct iovec *blocks;
     int status;
 
+    if (nblocks * s3dlio_pool_block_nbytes(pool) > MAX_REGISTERED_NBYTES)
+        return false;
+    blocks = calloc(nblocks, sizeof *blocks);
     if (!blocks)
         return false;
     for (unsigned i = 0; i < nblocks; i++) {
@@ -175,8 +181,11 @@ static unsigned
 uring_drop(struct s3dlio_engine *engine)
 {
     struct uring_engine *uring = of(engine);
-    unsigned dropped = io_uring_sq_ready(&uring->ring);
+    unsigned dropped = 0;
 
+    if (uring->closing)
+        return 0;
+    dropped = io_uring_sq_ready(&uring->ring);
     for (const struct s3dlio_io *io = uring->waiting; io; io = io->next)
         dropped++;
     uring->closing = true;

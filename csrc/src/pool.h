@@ -11,7 +11,8 @@ s3dlio_pool_block_nbytes(const struct s3dlio_pool *pool);
 unsigned
 s3dlio_pool_nblocks(const struct s3dlio_pool *pool);
 
-/* Block number 'index', and the number of the block that begins at 'block'. */
+/* Block number 'index', and the number of the block that 'block' lies in, or the count of blocks if
+ * it lies in none. */
 void *
 s3dlio_pool_block(const struct s3dlio_pool *pool, unsigned index);
 

@@ -79,6 +79,9 @@ open_regular(struct s3dlio_reader *reader, const char *path)
         return -errno;
     if (!S_ISREG(file.st_mode))
         return S_ISDIR(file.st_mode) ? -EISDIR : S3DLIO_E_NOT_REGULAR;
+    /* Some kernels answer reads of such a file with EAGAIN instead of waiting for the device. */
+    if (fcntl(reader->fd, F_SETFL, 0) != 0)
+        return -errno;
     reader->nbytes = (uint64_t)file.st_size;
     return 0;
 }
@@ -241,7 +244,9 @@ reap(struct s3dlio_reader *reader, int wait_ms)
     if (status < 0)
         return status;
     if (status == 0)
-        return s3dlio_patience_lost(&reader->patience, reader->options.timeout_ms) ? -ETIMEDOUT : 0;
+        return s3dlio_patience_lost(&reader->patience, (uint64_t)reader->options.timeout_ms)
+                   ? -ETIMEDOUT
+                   : 0;
     reader->patience.waited_ns = 0;
     status = s3dlio_direct_judge(&reader->direct, io, reader->fd);
     if (status > 0)
@@ -330,10 +335,9 @@ quiesce(struct s3dlio_reader *reader)
     reader->range.active = false;
     if (!reader->engine || reader->engine->in_flight == 0)
         return 0;
-    if (s3dlio_engine_close(reader->engine) != 0) {
-        reader->stuck = true;
+    reader->stuck = s3dlio_engine_close(reader->engine) != 0;
+    if (reader->stuck)
         return -ETIMEDOUT;
-    }
     reader->engine = NULL;
     return 0;
 }
@@ -376,7 +380,7 @@ s3dlio_reader_cancel(struct s3dlio_reader *reader)
 
     if (status)
         return status;
-    status = reader->stuck ? -ETIMEDOUT : quiesce(reader);
+    status = quiesce(reader);
     s3dlio_handle_leave(&reader->handle);
     return status;
 }

@@ -16,8 +16,7 @@
 
 #define DEFAULT_BLOCK_NBYTES ((size_t)4 << 20)
 #define DEFAULT_NBLOCKS      9
-/* Bytes to checksum and then copy at a time: what the checksum read is still in the first-level
- * cache when it is copied. */
+/* Bytes to copy and then checksum at a time: the copy is still in the first-level cache. */
 #define PIECE_NBYTES ((size_t)16 << 10)
 
 struct s3dlio_stage {
@@ -76,7 +75,19 @@ s3dlio_stage_pool(const struct s3dlio_stage *stage)
     return stage->pool;
 }
 
-/* Copies and checksums into the current block; what is stored is what came in. */
+/* Checksums what was put into the current block, up to 'fill'. */
+static void
+stored(struct s3dlio_stage *stage, size_t fill)
+{
+    stage->block_crc32c =
+        s3dlio_crc32c(stage->block_crc32c, stage->block + stage->fill, fill - stage->fill);
+    stage->fill = fill;
+}
+
+/*
+ * Copies into the current block and checksums the copy: what is stored is what was checksummed,
+ * also if another thread changes the caller's memory meanwhile.
+ */
 static size_t
 copy(struct s3dlio_stage *stage, const char *data, size_t nbytes)
 {
@@ -87,22 +98,12 @@ copy(struct s3dlio_stage *stage, const char *data, size_t nbytes)
     for (size_t at = 0; at < nbytes;) {
         size_t piece = nbytes - at < PIECE_NBYTES ? nbytes - at : PIECE_NBYTES;
 
-        stage->block_crc32c = s3dlio_crc32c(stage->block_crc32c, data + at, piece);
         memcpy(stage->block + stage->fill, data + at, piece);
-        stage->fill += piece;
+        stored(stage, stage->fill + piece);
         at += piece;
     }
     stage->raw_nbytes += nbytes;
     return nbytes;
-}
-
-/* Checksums what the encoder has put into the current block, up to 'fill'. */
-static void
-stored(struct s3dlio_stage *stage, size_t fill)
-{
-    stage->block_crc32c =
-        s3dlio_crc32c(stage->block_crc32c, stage->block + stage->fill, fill - stage->fill);
-    stage->fill = fill;
 }
 
 /* Compresses into the current block and checksums what was read. */
@@ -225,6 +226,7 @@ s3dlio_stage_write(struct s3dlio_stage *stage, const void *data, size_t nbytes, 
 {
     int status = enter(stage);
 
+    *taken_ret = 0;
     return status ? status : leave(stage, stage_write(stage, data, nbytes, wait_ms, taken_ret));
 }
 
@@ -241,6 +243,9 @@ s3dlio_stage_take(struct s3dlio_stage *stage, struct s3dlio_block *block_ret)
 {
     struct s3dlio_stage_totals *taken = &stage->taken;
 
+    /* A child of a fork has no blocks (buffer.h). */
+    if (s3dlio_handle_is_forked(&stage->handle))
+        return S3DLIO_E_FORKED;
     if (!stage->full)
         return -EINVAL;
     *block_ret = (struct s3dlio_block){.data = stage->block,
@@ -259,10 +264,13 @@ s3dlio_stage_take(struct s3dlio_stage *stage, struct s3dlio_block *block_ret)
     return 0;
 }
 
-void
+int
 s3dlio_stage_release(struct s3dlio_stage *stage, void *data)
 {
-    s3dlio_pool_give(stage->pool, data);
+    /* In the child of a fork, another thread of the parent may hold the pool's lock for ever. */
+    if (s3dlio_handle_is_forked(&stage->handle))
+        return S3DLIO_E_FORKED;
+    return s3dlio_pool_give(stage->pool, data);
 }
 
 void
@@ -270,6 +278,10 @@ s3dlio_stage_fail(struct s3dlio_stage *stage, int code)
 {
     int none = 0;
 
+    if (s3dlio_handle_is_forked(&stage->handle))
+        return;
+    if (code >= 0) /* that would not be a failure */
+        code = -EINVAL;
     atomic_compare_exchange_strong(&stage->sink_error, &none, code);
     s3dlio_pool_fail(stage->pool, code);
 }

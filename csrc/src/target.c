@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "s3dlio/crc32c.h"
@@ -20,13 +21,38 @@
 /* As many links in a row as path_resolution(7) follows. */
 #define MAX_LINKS 40
 
-static int
+static void
 close_fd(int *fd)
 {
-    int result = *fd >= 0 ? close(*fd) : 0;
-
+    if (*fd >= 0)
+        close(*fd);
     *fd = -1;
-    return result;
+}
+
+/*
+ * Whether what somebody else has put into a folder like /tmp, where everybody may put things, must
+ * be left alone: following their link, or taking over their file's owner and mode, would let them
+ * choose where this program writes and who reads it.  The kernel has the same rule for open(2)
+ * (fs.protected_symlinks and fs.protected_regular in proc(5)).
+ */
+static bool
+is_planted(const struct stat *folder, const struct stat *thing)
+{
+    return (folder->st_mode & S_ISVTX) && (folder->st_mode & S_IWOTH) &&
+           thing->st_uid != geteuid() && thing->st_uid != folder->st_uid;
+}
+
+static bool
+is_planted_link(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    struct stat folder, link;
+    char *parent = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup("./");
+    bool planted = !parent || stat(parent, &folder) != 0 || lstat(path, &link) != 0 ||
+                   is_planted(&folder, &link);
+
+    free(parent);
+    return planted;
 }
 
 /*
@@ -47,6 +73,10 @@ follow_links(const char *path, char **path_ret)
         if (nbytes < 0) { /* EINVAL: no link; ENOENT: a new file; others show when it is opened */
             *path_ret = here;
             return 0;
+        }
+        if (is_planted_link(here)) {
+            free(here);
+            return -EACCES;
         }
         link[nbytes] = '\0';
         if (link[0] == '/' || !slash)
@@ -220,8 +250,6 @@ has_proc(void)
 static int
 open_file(struct s3dlio_target *target)
 {
-    int status;
-
 #ifdef O_TMPFILE
     if (has_proc()) {
         target->fd = openat(target->dirfd, ".", O_WRONLY | O_CLOEXEC | O_TMPFILE, 0666);
@@ -238,21 +266,70 @@ open_file(struct s3dlio_target *target)
     return claim_hidden(target);
 }
 
-/* What replaces a file should be open to the same people. */
+/*
+ * Takes over the POSIX ACL (acl(5)) of the file to be replaced.  Returns whether the group bits of
+ * its mode are those of its group: with an ACL they are only the bound of all its entries.
+ */
+static bool
+inherit_acl(const struct s3dlio_target *target)
+{
+    static const char name[] = "system.posix_acl_access";
+    char path[64 + PATH_MAX];
+    char acl[1024];
+    ssize_t nbytes;
+
+    /* There is no getxattrat(2) before Linux 6.13. */
+    snprintf(path, sizeof path, "/proc/self/fd/%d/%s", target->dirfd, target->path);
+    nbytes = lgetxattr(path, name, acl, sizeof acl);
+    if (nbytes < 0)
+        return errno == ENODATA || errno == EOPNOTSUPP;
+    return fsetxattr(target->fd, name, acl, (size_t)nbytes, 0) == 0;
+}
+
+/* What replaces a file should be open to the same people; not more, where it cannot be the same. */
 static int
-inherit_mode(int fd, const struct stat *old)
+inherit_mode(const struct s3dlio_target *target, const struct stat *old)
 {
     struct stat new;
-    mode_t mode = old->st_mode & 07777;
+    mode_t mode = old->st_mode & 0777;
 
-    if (fstat(fd, &new) != 0)
+    if (fstat(target->fd, &new) != 0)
         return -errno;
-    /* Programs that run as their owner must not become programs that run as this one. */
-    if ((new.st_uid != old->st_uid || new.st_gid != old->st_gid) &&
-        fchown(fd, old->st_uid, old->st_gid) != 0)
-        mode &= 0777;
-    if ((new.st_mode & 07777) != mode && fchmod(fd, mode) != 0)
-        return -errno;
+    if (new.st_uid != old->st_uid || new.st_gid != old->st_gid)
+        (void)!fchown(target->fd, old->st_uid, old->st_gid);
+    if (!inherit_acl(target))
+        mode &= 0707;
+    return fchmod(target->fd, mode) == 0 ? 0 : -errno;
+}
+
+/* Names of the form that hidden_name() makes would be taken for abandoned files. */
+static bool
+is_reserved(const char *name)
+{
+    const char *end = name + strlen(name);
+    const char *digits = end;
+
+    while (digits > name && digits[-1] >= '0' && digits[-1] <= '9')
+        digits--;
+    return name[0] == '.' && end - digits >= 1 && end - digits <= 2 && digits - name > 9 &&
+           strncmp(digits - 8, ".s3dlio-", 8) == 0;
+}
+
+/* Refuses what could not be put in place at the end, before anything is written. */
+static int
+check_path(const char *path, const char *name)
+{
+    if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return -EISDIR;
+    if (is_reserved(name))
+        return S3DLIO_E_RESERVED_NAME;
+    while (*path) {
+        size_t nbytes = strcspn(path, "/");
+
+        if (nbytes > NAME_MAX)
+            return -ENAMETOOLONG;
+        path += nbytes + (path[nbytes] == '/');
+    }
     return 0;
 }
 
@@ -261,7 +338,7 @@ s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_paren
 {
     const char *rest;
     char *followed = NULL;
-    struct stat old;
+    struct stat old, folder;
     int status;
 
     *target = (struct s3dlio_target){.fd = -1, .dirfd = -1};
@@ -280,10 +357,9 @@ s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_paren
     }
     rest = strrchr(target->path, '/');
     target->name = rest ? rest + 1 : target->path;
-    if (!*target->name || strcmp(target->name, ".") == 0 || strcmp(target->name, "..") == 0) {
-        status = -EISDIR;
+    status = check_path(target->path, target->name);
+    if (status)
         goto out;
-    }
     if (fstatat(target->dirfd, target->path, &old, AT_SYMLINK_NOFOLLOW) != 0) {
         if (errno != ENOENT) {
             status = -errno;
@@ -293,10 +369,13 @@ s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_paren
     } else if (!S_ISREG(old.st_mode)) {
         status = S_ISDIR(old.st_mode) ? -EISDIR : S3DLIO_E_NOT_REGULAR;
         goto out;
+    } else if (fstat(target->dirfd, &folder) != 0 || is_planted(&folder, &old)) {
+        status = -EACCES;
+        goto out;
     }
     status = open_file(target);
     if (!status && old.st_mode)
-        status = inherit_mode(target->fd, &old);
+        status = inherit_mode(target, &old);
 out:
     free(followed);
     if (status)
@@ -304,84 +383,108 @@ out:
     return status;
 }
 
-/* Makes the folders before the name in 'path' and opens the last one; durable ones from the top
- * down, so that no folder lasts whose own name does not. */
-static int
-make_folders(const struct s3dlio_target *target, bool durable, int *dirfd_ret)
+/* Removes the folders that make_folders() made, 'nbytes' of the path being older ones. */
+static void
+remove_folders(const struct s3dlio_target *target, size_t nbytes)
 {
+    char *path = strdup(target->path);
+    char *slash;
+
+    while (path && (slash = strrchr(path, '/')) && (size_t)(slash - path) > nbytes) {
+        *slash = '\0';
+        (void)unlinkat(target->dirfd, path, AT_REMOVEDIR);
+    }
+    free(path);
+}
+
+/*
+ * Makes the folders before the name in 'path' and opens the last one; durable ones from the top
+ * down, so that no folder lasts whose own name does not.  '*nbytes_ret' receives how much of the
+ * path was there before.
+ */
+static int
+make_folders(const struct s3dlio_target *target, bool durable, int *dirfd_ret, size_t *nbytes_ret)
+{
+    int dirfd = target->dirfd;
     const char *part = target->path;
     int status = 0;
-    int dirfd = fcntl(target->dirfd, F_DUPFD_CLOEXEC, 0);
 
-    if (dirfd < 0)
-        return -errno;
+    *nbytes_ret = strlen(target->path);
     while (!status && part != target->name) {
-        const char *slash = strchr(part, '/');
+        size_t nbytes = strcspn(part, "/");
         char folder[NAME_MAX + 1];
-        int next;
+        int next = -1;
 
-        if (slash == part) { /* 'a//b' */
-            part++;
-            continue;
-        }
-        if (slash - part > NAME_MAX) {
-            status = -ENAMETOOLONG;
-            break;
-        }
-        memcpy(folder, part, (size_t)(slash - part));
-        folder[slash - part] = '\0';
-        if (mkdirat(dirfd, folder, 0777) != 0 && errno != EEXIST)
+        memcpy(folder, part, nbytes); /* check_path() has seen to its length */
+        folder[nbytes] = '\0';
+        if (nbytes > 0 && mkdirat(dirfd, folder, 0777) == 0) {
+            if (*nbytes_ret > (size_t)(part - target->path))
+                *nbytes_ret = (size_t)(part - target->path);
+        } else if (nbytes > 0 && errno != EEXIST) {
             status = -errno;
-        else if (durable && fsync(dirfd) != 0)
-            status = -errno;
-        if (status)
-            break;
-        next = openat(dirfd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (next < 0) {
-            status = -errno;
-            break;
         }
-        close(dirfd);
-        dirfd = next;
-        part = slash + 1;
+        if (!status && nbytes > 0 && durable && fsync(dirfd) != 0)
+            status = -errno;
+        if (!status && nbytes > 0) {
+            next = openat(dirfd, folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+            if (next < 0)
+                status = -errno;
+        }
+        if (next >= 0) {
+            if (dirfd != target->dirfd)
+                close(dirfd);
+            dirfd = next;
+        }
+        part += nbytes + 1;
     }
-    if (status)
-        close(dirfd);
-    else
-        *dirfd_ret = dirfd;
+    *dirfd_ret = dirfd;
     return status;
+}
+
+/* Gives the file its name in 'dirfd', in one step. */
+static int
+put_in_place(struct s3dlio_target *target, int dirfd)
+{
+    int status = 0;
+
+    sweep_all(dirfd, target->name);
+    if (!*target->hidden) {
+        status = link_fd(target->fd, dirfd, target->name);
+        if (status != -EEXIST)
+            return status;
+        status = claim_hidden(target);
+        if (status)
+            return status;
+    }
+    /* Where locks do not reach other hosts, one of them may have taken the name for abandoned. */
+    if (!is_named(target->fd, target->dirfd, target->hidden)) {
+        target->hidden[0] = '\0';
+        return -ESTALE;
+    }
+    if (renameat(target->dirfd, target->hidden, dirfd, target->name) != 0)
+        return -errno;
+    target->hidden[0] = '\0';
+    return 0;
 }
 
 int
 s3dlio_target_publish(struct s3dlio_target *target, bool durable, bool *published_ret)
 {
     int dirfd;
-    int status;
+    size_t nbytes;
+    int status = make_folders(target, durable, &dirfd, &nbytes);
 
     *published_ret = false;
-    status = make_folders(target, durable, &dirfd);
+    if (!status)
+        status = put_in_place(target, dirfd);
     if (status)
-        return status;
-    sweep_all(dirfd, target->name);
-    if (!*target->hidden) {
-        status = link_fd(target->fd, dirfd, target->name);
-        if (status == -EEXIST)
-            status = claim_hidden(target);
-        else if (!status)
-            *published_ret = true;
-    }
-    if (!status && *target->hidden) {
-        if (renameat(target->dirfd, target->hidden, dirfd, target->name) == 0)
-            *published_ret = true;
-        else
-            status = -errno;
-    }
-    if (*published_ret) {
-        target->hidden[0] = '\0';
-        if (durable && fsync(dirfd) != 0)
-            status = -errno;
-    }
-    close(dirfd);
+        remove_folders(target, nbytes);
+    else
+        *published_ret = true;
+    if (!status && durable && fsync(dirfd) != 0)
+        status = -errno;
+    if (dirfd != target->dirfd)
+        close(dirfd);
     return status;
 }
 
@@ -391,7 +494,8 @@ s3dlio_target_flush(const struct s3dlio_target *target)
     /* The file itself must stay open until it has its name; closing a copy flushes as well. */
     int copy = fcntl(target->fd, F_DUPFD_CLOEXEC, 0);
 
-    return copy >= 0 && close(copy) == 0 ? 0 : -errno;
+    /* Without a descriptor to spare the report is lost, but the file need not be. */
+    return copy < 0 || close(copy) == 0 ? 0 : -errno;
 }
 
 void

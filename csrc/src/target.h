@@ -7,6 +7,9 @@
  * Such a name is also needed for a moment to replace an existing file, as linkat(2) does not.  Its
  * owner holds a lock (flock(2)) on it, so that the next writer of the same target can tell a name
  * that a killed process left behind, and removes it.
+ *
+ * In a folder where everybody may put things (sticky and writable by all, like /tmp), a link or
+ * file of somebody else is refused with -EACCES, neither followed nor replaced.
  */
 #ifndef S3DLIO_TARGET_H
 #define S3DLIO_TARGET_H
@@ -30,8 +33,8 @@ struct s3dlio_target {
 /*
  * s3dlio_target_open() begins a file for 'path', following a link.
  *
- * Returns 0; -ENOENT for a missing folder if 'no_parents'; -EISDIR, S3DLIO_E_NOT_REGULAR; or
- * -errno.
+ * Returns 0; -ENOENT for a missing folder if 'no_parents'; -EISDIR, S3DLIO_E_NOT_REGULAR,
+ * S3DLIO_E_RESERVED_NAME; or -errno.
  */
 int
 s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_parents);

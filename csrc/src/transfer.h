@@ -51,9 +51,9 @@ s3dlio_patience_slice_over(const struct s3dlio_patience *patience)
 
 /* Only waiting counts: a caller that comes back after an hour has not waited for that hour. */
 static inline bool
-s3dlio_patience_lost(const struct s3dlio_patience *patience, int timeout_ms)
+s3dlio_patience_lost(const struct s3dlio_patience *patience, uint64_t timeout_ms)
 {
-    return patience->waited_ns > (uint64_t)timeout_ms * 1000000u;
+    return patience->waited_ns > timeout_ms * 1000000u;
 }
 
 #endif /* S3DLIO_TRANSFER_H */

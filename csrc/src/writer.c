@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -22,9 +23,13 @@
 #include "target.h"
 #include "transfer.h"
 
-/* Space is reserved in steps of this size ahead of the writes, so that O_DIRECT does not have to
- * allocate for each block; what is left over is given back at the end. */
-#define RESERVE_NBYTES ((uint64_t)256 << 20)
+/* Space is reserved ahead of the writes, so that O_DIRECT does not have to allocate for each block:
+ * as much again as the file has, within these bounds.  What is left over is given back at the end.
+ */
+#define MIN_RESERVE_NBYTES ((uint64_t)16 << 20)
+#define MAX_RESERVE_NBYTES ((uint64_t)256 << 20)
+/* On a disk that has not this many times the step free, other writers need the space more. */
+#define RESERVE_SHARE 16
 /* Bytes to compress before the clock is looked at; a high level takes about 0.3 s for them. */
 #define COMPRESS_NBYTES ((size_t)1 << 20)
 /* Bytes to copy before the clock is looked at. */
@@ -49,6 +54,7 @@ struct s3dlio_writer {
     bool oversized;
     uint64_t reserved;
     bool syncing;
+    bool published;
     bool stuck; /* transfers that could not be ended still use this memory */
     struct s3dlio_patience patience;
     uint64_t wait_ns;
@@ -161,6 +167,8 @@ static int
 reap(struct s3dlio_writer *writer, int wait_ms)
 {
     uint64_t begin_ns = wait_ms > 0 ? s3dlio_clock_ns() : 0;
+    /* All that the page cache has taken may have to go to the device in one fsync(2). */
+    uint64_t timeout_ms = (uint64_t)writer->options.timeout_ms * (writer->syncing ? 10 : 1);
     struct s3dlio_io *io;
     int status = s3dlio_engine_wait(writer->engine, &io, wait_ms);
 
@@ -173,7 +181,7 @@ reap(struct s3dlio_writer *writer, int wait_ms)
     if (status < 0)
         return status;
     if (status == 0)
-        return s3dlio_patience_lost(&writer->patience, writer->options.timeout_ms) ? -ETIMEDOUT : 0;
+        return s3dlio_patience_lost(&writer->patience, timeout_ms) ? -ETIMEDOUT : 0;
     writer->patience.waited_ns = 0;
     if (io == &writer->sync) {
         writer->syncing = false;
@@ -186,22 +194,29 @@ reap(struct s3dlio_writer *writer, int wait_ms)
     }
     if (status)
         return status;
-    s3dlio_stage_release(writer->stage, io->data);
+    (void)s3dlio_stage_release(writer->stage, io->data);
     return 1;
 }
 
 static void
 reserve(struct s3dlio_writer *writer, uint64_t end)
 {
+    uint64_t step = end < MIN_RESERVE_NBYTES ? MIN_RESERVE_NBYTES : end;
+    struct statvfs fs;
+
     if (!writer->direct.on || end <= writer->reserved)
         return;
-    /* It only helps: a disk that has no room for the whole step may have it for the data. */
-    if (fallocate(writer->target.fd, FALLOC_FL_KEEP_SIZE, (off_t)writer->reserved,
-                  (off_t)RESERVE_NBYTES) == 0)
-        writer->reserved += RESERVE_NBYTES;
+    if (step > MAX_RESERVE_NBYTES)
+        step = MAX_RESERVE_NBYTES;
+    writer->oversized = true;
+    /* It only helps: where there is no room for it there may still be room for the data. */
+    if (fstatvfs(writer->target.fd, &fs) == 0 &&
+        fs.f_bavail * (uint64_t)fs.f_frsize / RESERVE_SHARE >= step &&
+        fallocate(writer->target.fd, FALLOC_FL_KEEP_SIZE, (off_t)writer->reserved, (off_t)step) ==
+            0)
+        writer->reserved += step;
     else
         writer->reserved = UINT64_MAX;
-    writer->oversized = true;
 }
 
 /* Sends the stage's full block on its way to the file. */
@@ -235,7 +250,7 @@ send_block(struct s3dlio_writer *writer)
             (void)s3dlio_io_run(io, writer->target.fd, writer->direct.align);
             status = s3dlio_direct_judge(&writer->direct, io, writer->target.fd);
         } while (status > 0);
-        s3dlio_stage_release(writer->stage, block.data);
+        (void)s3dlio_stage_release(writer->stage, block.data);
         return status;
     }
     status = start_engine(writer);
@@ -268,9 +283,11 @@ write_some(struct s3dlio_writer *writer, const char *data, size_t nbytes, size_t
 
     while (*taken < nbytes) {
         size_t rest = nbytes - *taken;
+        size_t some;
         int status =
-            s3dlio_stage_write(writer->stage, data + *taken, rest < step ? rest : step, 0, taken);
+            s3dlio_stage_write(writer->stage, data + *taken, rest < step ? rest : step, 0, &some);
 
+        *taken += some;
         if (status == 1)
             status = send_block(writer);
         else if (status == -EAGAIN)
@@ -366,10 +383,8 @@ synchronize(struct s3dlio_writer *writer)
 static int
 publish(struct s3dlio_writer *writer)
 {
-    bool published;
-
-    return s3dlio_target_publish(&writer->target,
-                                 writer->options.durability == S3DLIO_DURABILITY_FULL, &published);
+    return s3dlio_target_publish(
+        &writer->target, writer->options.durability == S3DLIO_DURABILITY_FULL, &writer->published);
 }
 
 static int
@@ -424,13 +439,17 @@ s3dlio_writer_abort(struct s3dlio_writer *writer)
     s3dlio_handle_leave(&writer->handle);
 }
 
-void
-s3dlio_writer_get_stats(const struct s3dlio_writer *writer, struct s3dlio_writer_stats *stats_ret,
+int
+s3dlio_writer_get_stats(struct s3dlio_writer *writer, struct s3dlio_writer_stats *stats_ret,
                         size_t struct_nbytes)
 {
-    struct s3dlio_stage_totals totals = writer->totals;
+    struct s3dlio_stage_totals totals;
     struct s3dlio_writer_stats stats;
+    int status = s3dlio_handle_enter(&writer->handle);
 
+    if (status)
+        return status;
+    totals = writer->totals;
     if (writer->stage)
         s3dlio_stage_get_totals(writer->stage, &totals, sizeof totals);
     stats = (struct s3dlio_writer_stats){
@@ -443,10 +462,13 @@ s3dlio_writer_get_stats(const struct s3dlio_writer *writer, struct s3dlio_writer
         .registered = writer->registered,
         .direct = writer->direct.on,
         .direct_error = writer->direct.error,
+        .published = writer->published,
         .raw_crc32c = totals.raw_crc32c,
         .stored_crc32c = totals.stored_crc32c,
     };
     s3dlio_options_return(stats_ret, struct_nbytes, &stats, sizeof stats);
+    s3dlio_handle_leave(&writer->handle);
+    return 0;
 }
 
 void

@@ -18,6 +18,10 @@
  * 128 MiB, and level 22 asks for all of it. */
 #define WINDOW_LOG_MAX 27
 
+/* Each worker takes memory, 9 MiB at level 3 and 19 MiB at level 9 as measured, so that on a large
+ * machine not all processors are taken unasked. */
+#define MAX_DEFAULT_WORKERS 16
+
 static int
 encoder_status(size_t zstd_result)
 {
@@ -59,6 +63,8 @@ processors(void)
 struct s3dlio_zstd_encoder {
     struct s3dlio_handle handle;
     ZSTD_CCtx *context;
+    /* The end was asked for, and is written. */
+    bool ending;
     bool ended;
 };
 
@@ -86,8 +92,11 @@ s3dlio_zstd_encoder_new(struct s3dlio_zstd_encoder **encoder_ret, int level, int
         s3dlio_zstd_encoder_free(encoder);
         return encoder_status(result);
     }
-    if (nworkers < 0)
+    if (nworkers < 0) {
         nworkers = processors();
+        if (nworkers > MAX_DEFAULT_WORKERS)
+            nworkers = MAX_DEFAULT_WORKERS;
+    }
     /* Refused by a libzstd without threads, which then compresses in the calling thread. */
     if (nworkers > 0)
         (void)ZSTD_CCtx_setParameter(encoder->context, ZSTD_c_nbWorkers, nworkers);
@@ -113,8 +122,10 @@ s3dlio_zstd_encoder_write(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zst
                           struct s3dlio_zstd_out *out)
 {
     size_t unflushed;
-    int status = encoder->ended ? S3DLIO_E_CLOSED : 0;
+    int status = encoder->ending ? S3DLIO_E_CLOSED : 0;
 
+    if (s3dlio_handle_is_forked(&encoder->handle))
+        return S3DLIO_E_FORKED;
     while (!status && in->pos < in->nbytes && out->pos < out->nbytes)
         status = compress(encoder, in, out, ZSTD_e_continue, &unflushed);
     return status;
@@ -127,8 +138,11 @@ s3dlio_zstd_encoder_end(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_
     size_t unflushed = 1;
     int status = 0;
 
+    if (s3dlio_handle_is_forked(&encoder->handle))
+        return S3DLIO_E_FORKED;
     if (encoder->ended)
         return 0;
+    encoder->ending = true;
     while (!status && unflushed > 0 && out->pos < out->nbytes)
         status = compress(encoder, &nothing, out, ZSTD_e_end, &unflushed);
     if (status)
@@ -153,6 +167,8 @@ struct s3dlio_zstd_decoder {
     int error;
     /* Whether the last byte that was read ended a frame, and all of its output is out. */
     bool between_frames;
+    /* Whether there may be more output without more input. */
+    bool pending;
 };
 
 int
@@ -179,19 +195,14 @@ s3dlio_zstd_decoder_read(struct s3dlio_zstd_decoder *decoder, struct s3dlio_zstd
     ZSTD_inBuffer input = {in->data, in->nbytes, in->pos};
     ZSTD_outBuffer output = {out->data, out->nbytes, out->pos};
 
-    /* Once more with no input, for output that the last call had no room for. */
-    while (!decoder->error && output.pos < output.size) {
-        size_t before = input.pos + output.pos;
+    /* Never without anything to do: libzstd takes some such calls in a row for damage. */
+    while (!decoder->error && output.pos < output.size &&
+           (input.pos < input.size || decoder->pending)) {
         size_t result = ZSTD_decompressStream(decoder->context, &output, &input);
 
         decoder->error = decoder_status(result);
-        if (decoder->error)
-            break;
-        if (input.pos + output.pos == before)
-            break;
         decoder->between_frames = result == 0;
-        if (input.pos == input.size && result == 0)
-            break;
+        decoder->pending = result != 0 && output.pos == output.size;
     }
     in->pos = input.pos;
     out->pos = output.pos;

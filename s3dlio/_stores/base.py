@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from s3dlio._errors import TimedOutError
-from s3dlio._native import SLICE_MS, ffi, lib, raise_status
+from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, raise_status
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from s3dlio._options import WriterOptions
     from s3dlio._uri import Uri
 
@@ -36,6 +34,7 @@ class WriterStats:
     ``direct``: whether the file is written with O_DIRECT, and if not although asked for, ``direct_reason`` says why.
     ``registered``: whether io_uring holds the blocks registered.  ``bytes_written`` came in, ``compressed_bytes`` are
     stored, in ``blocks`` of ``block_size`` bytes.  ``wait_seconds``: how long the caller was kept waiting.
+    ``visible``: whether the object stands under its name.
     """
 
     io_engine: str
@@ -48,6 +47,7 @@ class WriterStats:
     compressed_bytes: int
     crc32c: int
     wait_seconds: float
+    visible: bool
 
 
 class Stream(Protocol):
@@ -71,8 +71,9 @@ class Source(Protocol):
     @property
     def size(self) -> int: ...
 
-    def readinto(self, start: int, buffer: Buffer) -> int:
-        """Fills the buffer from byte ``start`` on; returns the count, less than its length only at the end."""
+    def readinto(self, start: int, data: Any) -> int:
+        """Fills memory, given as `_native.pointer` makes it, with the bytes from ``start`` on.  Returns their count,
+        less than its length only at the end.  Nothing writes to the memory once this returns or raises."""
 
     def close(self) -> None: ...
 
@@ -106,7 +107,7 @@ class Block:
     index: int
     offset: int
     crc32c: int
-    release: Callable[[], None]
+    release: Callable[[], object]
 
 
 class Sink(Protocol):
@@ -140,25 +141,25 @@ class StagedStream:
             o.zstd_level = options.level
             o.zstd_workers = -1 if options.threads is None else options.threads
         self._block_size = o.block_nbytes or 4 << 20
-        handle = ffi.new("struct s3dlio_stage **")
-        status = lib.s3dlio_stage_new(handle, o)
-        if status < 0:
-            raise_status(status, "open", self._uri)
-        self._stage = ffi.gc(handle[0], lib.s3dlio_stage_free)
+        self._handle = new_handle("s3dlio_stage", lib.s3dlio_stage_free)
+        check(lib.s3dlio_stage_new(self._handle, o), "open", self._uri)
+        self._stage = self._handle[0]
         self._taken = ffi.new("size_t *")
+        self._visible = False
+        self._last_totals = self._totals()
 
     def fail(self, error: BaseException) -> None:
         """Tells the writing thread that the sink has failed; for sinks, from any thread."""
         if self._failure is None:
             self._failure = error
-        lib.s3dlio_stage_fail(self._stage, -errno.EIO)
+        if self._stage is not None:
+            lib.s3dlio_stage_fail(self._stage, -errno.EIO)
 
     def write(self, data: Any) -> None:
         done = 0
 
         def step() -> int:
             nonlocal done
-            self._taken[0] = 0
             status: int = lib.s3dlio_stage_write(self._stage, data + done, len(data) - done, SLICE_MS, self._taken)
             done += self._taken[0]
             return status
@@ -169,9 +170,17 @@ class StagedStream:
         self._run(lambda: int(lib.s3dlio_stage_end(self._stage, SLICE_MS)), "finalize")
         totals = self._totals()
         self._sink.commit(totals.stored_nbytes, totals.stored_crc32c)
+        self._visible = True
+        self._free()
 
     def abort(self) -> None:
         self._sink.abort()
+        self._free()
+
+    def _free(self) -> None:
+        """Gives the blocks back; the sink is done with them, but a late thread of it may still hold one's `Block`."""
+        self._last_totals = self._totals()
+        self._stage = self._handle = None
 
     def stats(self) -> WriterStats:
         totals = self._totals()
@@ -186,6 +195,7 @@ class StagedStream:
             compressed_bytes=totals.stored_nbytes,
             crc32c=totals.raw_crc32c,
             wait_seconds=self._waited,
+            visible=self._visible,
         )
 
     def _run(self, step: Callable[[], int], operation: str) -> None:
@@ -211,17 +221,19 @@ class StagedStream:
 
     def _take(self) -> Block:
         block = ffi.new("struct s3dlio_block *")
-        lib.s3dlio_stage_take(self._stage, block)
-        stage, data = self._stage, block.data
+        check(lib.s3dlio_stage_take(self._stage, block), "write", self._uri)
+        handle, data = self._handle, block.data
         return Block(
             data=memoryview(ffi.buffer(data, block.nbytes)),
             index=block.index,
             offset=block.offset,
             crc32c=block.crc32c,
-            release=lambda: lib.s3dlio_stage_release(stage, data),
+            release=lambda: check(lib.s3dlio_stage_release(handle[0], data), "release", self._uri),
         )
 
     def _totals(self) -> Any:
+        if self._stage is None:
+            return self._last_totals
         totals = ffi.new("struct s3dlio_stage_totals *")
         lib.s3dlio_stage_get_totals(self._stage, totals, ffi.sizeof(totals[0]))
         return totals

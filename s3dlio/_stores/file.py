@@ -16,13 +16,12 @@ from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from s3dlio import _errors
-from s3dlio._native import SLICE_MS, check, ffi, lib, pointer, raise_status
+from s3dlio._logging import logger
+from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, raise_status
 from s3dlio._stores.base import ObjectStat, Store, WriterStats
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from s3dlio._options import WriterOptions
 
 _DURABILITY = {
@@ -33,9 +32,6 @@ _DURABILITY = {
 
 # The hidden names under which the library makes files (csrc/src/target.c).
 _HIDDEN = re.compile(r"\..+\.s3dlio-[0-9]{1,2}", re.DOTALL)
-
-# Memory that the kernel would not let go of when a read was broken off; it must never be used again.
-_lost: list[object] = []
 
 
 class FileStream:
@@ -57,9 +53,9 @@ class FileStream:
         o.no_parents = not options.create_parents
         o.slice_ms = SLICE_MS
         o.timeout_ms = int(options.timeout * 1000)
-        handle = ffi.new("struct s3dlio_writer **")
-        check(lib.s3dlio_writer_open(handle, os.fsencode(uri.key), o), "open", self._uri)
-        self._writer = ffi.gc(handle[0], lib.s3dlio_writer_free)
+        self._handle = new_handle("s3dlio_writer", lib.s3dlio_writer_free)
+        check(lib.s3dlio_writer_open(self._handle, os.fsencode(uri.key), o), "open", self._uri)
+        self._writer = self._handle[0]
         self._taken = ffi.new("size_t *")
 
     def write(self, data: Any) -> None:
@@ -82,7 +78,7 @@ class FileStream:
 
     def stats(self) -> WriterStats:
         stats = ffi.new("struct s3dlio_writer_stats *")
-        lib.s3dlio_writer_get_stats(self._writer, stats, ffi.sizeof(stats[0]))
+        check(lib.s3dlio_writer_get_stats(self._writer, stats, ffi.sizeof(stats[0])), "stats", self._uri)
         return WriterStats(
             io_engine=ffi.string(stats.engine).decode(),
             direct=bool(stats.direct),
@@ -94,6 +90,7 @@ class FileStream:
             compressed_bytes=stats.stored_nbytes,
             crc32c=stats.raw_crc32c,
             wait_seconds=stats.wait_ns / 1e9,
+            visible=bool(stats.published),
         )
 
 
@@ -105,37 +102,45 @@ class FileSource:
         o = ffi.new("struct s3dlio_reader_options *", {"struct_nbytes": ffi.sizeof("struct s3dlio_reader_options")})
         o.direct = lib.S3DLIO_DIRECT_PREFER if direct else lib.S3DLIO_DIRECT_OFF
         o.slice_ms = SLICE_MS
-        handle = ffi.new("struct s3dlio_reader **")
-        check(lib.s3dlio_reader_open(handle, os.fsencode(uri.key), o), "open", self._uri)
-        self._reader: Any = ffi.gc(handle[0], lib.s3dlio_reader_free)
+        self._handle = new_handle("s3dlio_reader", lib.s3dlio_reader_free)
+        check(lib.s3dlio_reader_open(self._handle, os.fsencode(uri.key), o), "open", self._uri)
+        self._reader = self._handle[0]
         self._size: int = lib.s3dlio_reader_nbytes(self._reader)
 
     @property
     def size(self) -> int:
         return self._size
 
-    def readinto(self, start: int, buffer: Buffer) -> int:
+    def readinto(self, start: int, data: Any) -> int:
         if self._reader is None:
             raise _errors.ClosedError(f"read {self._uri}: already closed", operation="read", uri=self._uri)
-        # new_bytes() gives an object that counts as read-only, so this does not ask for a writable one.
-        data = pointer(buffer)
         try:
             while True:
                 result: int = lib.s3dlio_reader_read(self._reader, data, len(data), start, ffi.NULL)
                 if result != -errno.EAGAIN:
                     break
         except BaseException:
-            if lib.s3dlio_reader_cancel(self._reader) < 0:
-                _lost.append(data)
+            self._let_go()
             raise
         if result == -errno.ETIMEDOUT:
-            _lost.append(data)
+            self._let_go()
         return check(result, "read", self._uri)
+
+    def _let_go(self) -> None:
+        """Waits until nothing writes to the memory of a read that was broken off.  It is the caller's, who will use it
+        for something else next: there is no going on before, also not by another Ctrl-C."""
+        while True:
+            try:
+                if lib.s3dlio_reader_cancel(self._reader) != -errno.ETIMEDOUT:
+                    break
+                logger.warning("read %s: broken off, but the device does not let go of the memory", self._uri)
+            except KeyboardInterrupt:
+                continue
 
     def close(self) -> None:
         if self._reader is not None:
-            ffi.release(self._reader)
             self._reader = None
+            ffi.release(self._handle)
 
 
 class FileStore(Store):
@@ -175,22 +180,18 @@ class FileStore(Store):
             raise _translate(error, "list", uri) from error
 
     def _walk(self, uri: Uri, folder: str, recursive: bool) -> Iterator[Uri]:
-        """A link to a folder is passed over: it could lead anywhere, also back here."""
-        try:
-            with os.scandir(folder) as entries:
+        todo = [folder]
+        while todo:
+            place = todo.pop()
+            if not place.endswith("/") or (place != folder and not recursive):
+                yield Uri(uri.scheme, "", place)
+                continue
+            try:
                 # With the slash a folder stands where object stores put its keys: after 's.z', before 's0'.
-                names = sorted(
-                    entry.name + ("/" if entry.is_dir(follow_symlinks=False) else "")
-                    for entry in entries
-                    if entry.is_dir(follow_symlinks=False) or (entry.is_file() and not _HIDDEN.fullmatch(entry.name))
-                )
-        except FileNotFoundError:  # deleted meanwhile, and so without objects
-            return
-        for name in names:
-            if name.endswith("/") and recursive:
-                yield from self._walk(uri, folder + name, recursive)
-            else:
-                yield Uri(uri.scheme, "", folder + name)
+                names = sorted(_names(place), reverse=True)
+            except FileNotFoundError:  # deleted meanwhile, and so without objects
+                continue
+            todo += [place + name for name in names]
 
     def delete(self, uri: Uri, recursive: bool) -> None:
         path = Path(uri.key)
@@ -211,15 +212,34 @@ class FileStore(Store):
             raise _translate(error, "delete", uri) from error
 
 
+def _names(folder: str) -> Iterator[str]:
+    """The objects in a folder, and with a slash the folders.  A link to a folder is passed over: it could lead
+    anywhere, also back here."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield entry.name + "/"
+            elif not _HIDDEN.fullmatch(entry.name) and _is_file(entry):
+                yield entry.name
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads round in a circle
+        return False
+
+
 def _refuse_mount_point(path: Path, uri: Uri) -> None:
-    """The root of a file system, this machine's above all, is no folder of objects, whatever its spelling: '/', '//',
-    '/tmp/..'."""
-    if os.path.ismount(os.path.realpath(path)):
-        raise _errors.InvalidInputError(
-            f"delete {uri}: is the root of a file system; delete what is in it by name",
-            operation="delete",
-            uri=str(uri),
-        )
+    """The root of a file system, this machine's above all, is no folder of objects, whatever its spelling ('/', '//',
+    '/tmp/..'), and a folder that another file system is mounted in is not deleted through the mount."""
+    for folder, _, _ in os.walk(os.path.realpath(path)):
+        if os.path.ismount(folder):
+            raise _errors.InvalidInputError(
+                f"delete {uri}: {folder} is the root of a file system; delete what is in it by name",
+                operation="delete",
+                uri=str(uri),
+            )
 
 
 def _translate(error: OSError, operation: str, uri: Uri) -> _errors.S3dlioError:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError, NotFoundError
-from s3dlio._native import ffi, pointer
+from s3dlio._native import ffi
 from s3dlio._stores.base import Block, ObjectStat, StagedStream, Store
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from s3dlio._options import WriterOptions
 
 
@@ -54,9 +53,9 @@ class _MemorySource:
     def size(self) -> int:
         return len(self._data)
 
-    def readinto(self, start: int, buffer: Buffer) -> int:
-        part = memoryview(self._data)[start : start + len(pointer(buffer))]
-        ffi.memmove(pointer(buffer), part, len(part))
+    def readinto(self, start: int, data: Any) -> int:
+        part = memoryview(self._data)[start : start + len(data)]
+        ffi.memmove(data, part, len(part))
         return len(part)
 
     def close(self) -> None:
@@ -68,6 +67,11 @@ class MemoryStore(Store):
 
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str], _Object] = {}
+        self._lock = threading.Lock()
+        # Another thread may hold the lock at the moment of a fork, and does not exist in the child to give it back.
+        os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
         self._lock = threading.Lock()
 
     def insert(self, uri: Uri, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+import threading
 from typing import TYPE_CHECKING
 
 from s3dlio._errors import InvalidInputError
@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from s3dlio._uri import Uri
 
 
-@cache
-def _store(scheme: str) -> Store | None:
+_stores: dict[str, Store] = {}
+_making = threading.Lock()
+
+
+def _make(scheme: str) -> Store | None:
     if scheme in ("file", "direct"):
         from s3dlio._stores.file import FileStore
 
@@ -27,7 +30,12 @@ def _store(scheme: str) -> Store | None:
 
 def store_for(uri: Uri) -> Store:
     """The store of a URI's scheme; one for each scheme and process."""
-    store = _store(uri.scheme)
+    store = _stores.get(uri.scheme)
+    if store is None:
+        with _making:
+            store = _stores.get(uri.scheme) or _make(uri.scheme)
+            if store is not None:
+                _stores[uri.scheme] = store
     if store is None:
         raise InvalidInputError(
             f"{str(uri)!r} has the scheme {uri.scheme!r}; known are file, direct and memory", uri=str(uri)

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/xattr.h>
 
 #include "s3dlio/status.h"
 #include "support.h"
@@ -43,6 +44,29 @@ flock(int fd, int operation)
         CHECK(syscall(SYS_flock, stolen_lock, LOCK_EX | LOCK_NB) == 0);
     }
     return (int)syscall(SYS_flock, fd, operation);
+}
+
+/* What giving a name fails with. */
+static int name_error;
+
+int
+linkat(int from_dirfd, const char *from, int dirfd, const char *to, int flags)
+{
+    if (name_error) {
+        errno = name_error;
+        return -1;
+    }
+    return (int)syscall(SYS_linkat, from_dirfd, from, dirfd, to, flags);
+}
+
+int
+renameat(int from_dirfd, const char *from, int dirfd, const char *to)
+{
+    if (name_error) {
+        errno = name_error;
+        return -1;
+    }
+    return (int)syscall(SYS_renameat2, from_dirfd, from, dirfd, to, 0);
 }
 
 static const char *
@@ -147,10 +171,13 @@ close_without_publish_leaves_nothing(void)
     CHECK_EQ(count_entries(folder), 0);
 }
 
+/* Not the bits that let a program run as its owner; and those of the group only where /proc tells
+ * that there is no ACL, of whose entries they would be the bound. */
 static void
-mode_and_owner_are_kept(void)
+permissions_and_owner_are_kept(void)
 {
-    static const mode_t modes[] = {0600, 0640, 0777, 0444, 04755};
+    static const mode_t modes[] = {0600, 0640, 0777, 0444, 06755};
+    mode_t kept = exists("/proc/self") ? 0777 : 0707;
     struct stat file;
 
     umask(027);
@@ -160,7 +187,7 @@ mode_and_owner_are_kept(void)
     for (unsigned i = 0; i < sizeof modes / sizeof modes[0]; i++) {
         CHECK(chmod(in_folder("new"), modes[i]) == 0);
         replace(in_folder("new"), "more");
-        CHECK_EQ(mode_of(in_folder("new")), modes[i]);
+        CHECK_EQ(mode_of(in_folder("new")), modes[i] & kept);
     }
     if (geteuid() == 0) {
         CHECK(chown(in_folder("new"), 1234, 4321) == 0);
@@ -170,6 +197,31 @@ mode_and_owner_are_kept(void)
         CHECK_EQ(file.st_uid, 1234);
         CHECK_EQ(file.st_gid, 4321);
         CHECK_EQ(file.st_mode & 07777, 0604);
+    }
+    CHECK(unlink(in_folder("new")) == 0);
+}
+
+static void
+acl_is_kept(void)
+{
+    /* acl(5) as in linux/posix_acl_xattr.h: the version, then user::rw-, user:1234:r--, group::---,
+     * mask::r--, other::---. */
+    static const struct {
+        uint32_t version;
+        struct {
+            uint16_t tag, permissions;
+            uint32_t id;
+        } entries[5];
+    } acl = {2, {{1, 6, -1}, {2, 4, 1234}, {4, 0, -1}, {16, 4, -1}, {32, 0, -1}}};
+    static const char name[] = "system.posix_acl_access";
+    char kept[sizeof acl];
+
+    put_file(in_folder("new"), "text", 4);
+    if (exists("/proc/self") && setxattr(in_folder("new"), name, &acl, sizeof acl, 0) == 0) {
+        replace(in_folder("new"), "more");
+        CHECK_EQ(mode_of(in_folder("new")), 0640);
+        CHECK_EQ(getxattr(in_folder("new"), name, kept, sizeof kept), sizeof acl);
+        CHECK(memcmp(kept, &acl, sizeof acl) == 0);
     }
     CHECK(unlink(in_folder("new")) == 0);
 }
@@ -283,6 +335,69 @@ what_is_no_regular_file_is_refused(void)
     CHECK_EQ(count_entries(folder), 4);
     remove_folder(folder);
     CHECK(mkdir(folder, 0777) == 0);
+}
+
+/* In a folder like /tmp. */
+static void
+what_others_have_planted_is_refused(void)
+{
+    if (geteuid() != 0)
+        return;
+    put_file(in_folder("theirs"), "text", 4);
+    CHECK(chown(in_folder("theirs"), 1234, 1234) == 0);
+    CHECK(symlink("elsewhere", in_folder("link")) == 0);
+    CHECK(lchown(in_folder("link"), 1234, 1234) == 0);
+    put_file(in_folder("ours"), "text", 4);
+    CHECK(chmod(folder, 01777) == 0);
+    check_refused(in_folder("theirs"), -EACCES);
+    check_refused(in_folder("link"), -EACCES);
+    replace(in_folder("ours"), "more");
+    CHECK(folder_holds("theirs", "text"));
+    CHECK_EQ(count_entries(folder), 3);
+    CHECK(chmod(folder, 0777) == 0);
+    replace(in_folder("theirs"), "more");
+    replace(in_folder("link"), "more");
+    CHECK(folder_holds("elsewhere", "more"));
+    remove_folder(folder);
+    CHECK(mkdir(folder, 0777) == 0);
+}
+
+static void
+names_of_files_in_the_making_are_refused(void)
+{
+    static const char *const good[] = {".s3dlio-0", ".a.s3dlio-100", ".a.s3dlio-", "a.s3dlio-0",
+                                       ".a.s3dlio-0x"};
+
+    check_refused(in_folder(".new.s3dlio-0"), S3DLIO_E_RESERVED_NAME);
+    check_refused(in_folder(".new.s3dlio-99"), S3DLIO_E_RESERVED_NAME);
+    check_refused(in_folder("a/.n.s3dlio-7"), S3DLIO_E_RESERVED_NAME);
+    for (unsigned i = 0; i < sizeof good / sizeof good[0]; i++) {
+        replace(in_folder(good[i]), "text");
+        CHECK(unlink(in_folder(good[i])) == 0);
+    }
+}
+
+static void
+failed_publish_leaves_no_folders(void)
+{
+    struct s3dlio_target target = open_target(in_folder("a/b/new"));
+    bool published = true;
+
+    name_error = EIO;
+    CHECK_EQ(s3dlio_target_publish(&target, false, &published), -EIO);
+    name_error = 0;
+    CHECK(!published);
+    s3dlio_target_close(&target);
+    CHECK_EQ(count_entries(folder), 0);
+
+    CHECK(mkdir(in_folder("a"), 0777) == 0);
+    target = open_target(in_folder("a/b/c/new"));
+    name_error = EIO;
+    CHECK_EQ(s3dlio_target_publish(&target, false, &published), -EIO);
+    name_error = 0;
+    s3dlio_target_close(&target);
+    CHECK_EQ(count_entries(in_folder("a")), 0);
+    CHECK(rmdir(in_folder("a")) == 0);
 }
 
 static void
@@ -560,6 +675,7 @@ concurrent_processes_publish_whole_files_and_leave_nothing(void)
     pid_t children[NWRITERS];
     int numbers[NWRITERS];
     int running = NWRITERS;
+    bool seen = false;
 
     for (int i = 0; i < NWRITERS; i++) {
         numbers[i] = i;
@@ -575,7 +691,8 @@ concurrent_processes_publish_whole_files_and_leave_nothing(void)
                 running--;
             }
         }
-        if (exists(in_folder("new")))
+        seen = seen || exists(in_folder("new"));
+        if (seen) /* never gone again */
             check_whole();
     }
     replace(in_folder("new"), "last");
@@ -624,12 +741,16 @@ check_mode(void *argument)
 
     nothing_is_visible_before_publish_and_all_after();
     close_without_publish_leaves_nothing();
-    mode_and_owner_are_kept();
+    permissions_and_owner_are_kept();
+    acl_is_kept();
     link_stays_and_the_file_it_names_is_replaced();
     forty_links_are_followed_and_no_more();
     missing_folders_are_made_only_by_publish();
     folders_made_by_others_meanwhile_do_no_harm();
     what_is_no_regular_file_is_refused();
+    what_others_have_planted_is_refused();
+    names_of_files_in_the_making_are_refused();
+    failed_publish_leaves_no_folders();
     long_names_are_new_names_and_replaced_names();
     relative_path_is_of_the_folder_at_the_opening();
     many_writers_of_one_name_may_be_open_at_once();

@@ -93,11 +93,11 @@ open_writer(const struct s3dlio_writer_options *options)
 }
 
 static struct s3dlio_writer_stats
-stats_of(const struct s3dlio_writer *writer)
+stats_of(struct s3dlio_writer *writer)
 {
     struct s3dlio_writer_stats stats;
 
-    s3dlio_writer_get_stats(writer, &stats, sizeof stats);
+    CHECK_EQ(s3dlio_writer_get_stats(writer, &stats, sizeof stats), 0);
     return stats;
 }
 
@@ -179,6 +179,7 @@ write_one(const struct s3dlio_writer_options *options, const char *engine,
     write_pieces(writer, data, nbytes, nbytes + 3);
     CHECK_EQ(exists(path), replaces);
     CHECK(!replaces || holds(path, "before", 6));
+    CHECK_EQ(stats_of(writer).published, 0);
     CHECK_EQ(s3dlio_writer_close(writer), 0);
 
     CHECK_EQ(count_entries(folder), 1);
@@ -192,6 +193,7 @@ write_one(const struct s3dlio_writer_options *options, const char *engine,
     CHECK(strcmp(stats.engine, expected_engine(engine, stats.stored_nbytes)) == 0);
     CHECK(!stats.registered || strcmp(stats.engine, "io_uring") == 0);
     CHECK_EQ(stats.direct, options->direct == S3DLIO_DIRECT_PREFER && folder_takes_direct);
+    CHECK_EQ(stats.published, 1);
     if (stats.direct)
         CHECK_EQ(stats.direct_error, 0);
     s3dlio_writer_free(writer);
@@ -449,8 +451,9 @@ check_first_error_sticks(const char *name, const struct s3dlio_writer_options *o
     CHECK_EQ(s3dlio_writer_write(writer, data, 1, NULL), error);
     s3dlio_writer_abort(writer);
     CHECK_EQ(s3dlio_writer_close(writer), error);
-    s3dlio_writer_get_stats(writer, &stats, sizeof stats);
+    CHECK_EQ(s3dlio_writer_get_stats(writer, &stats, sizeof stats), 0);
     CHECK(stats.raw_nbytes <= nbytes);
+    CHECK_EQ(stats.published, 0);
     s3dlio_writer_free(writer);
 }
 
@@ -657,6 +660,7 @@ failed_sync_of_the_folder_is_reported_with_the_file_in_place(void)
     CHECK_EQ(s3dlio_writer_close(writer), -EIO);
     fsync_error = 0;
     CHECK_EQ(s3dlio_writer_close(writer), -EIO);
+    CHECK_EQ(stats_of(writer).published, 1);
     s3dlio_writer_free(writer);
     CHECK(holds(path, "after", 5));
     CHECK_EQ(count_entries(folder), 1);
@@ -732,6 +736,7 @@ second_thread_gets_busy(void)
     const size_t nbytes = 2 * MIB;
     struct s3dlio_writer_options options = small_blocks();
     struct long_write job = {NULL, make_text(nbytes, 11), nbytes};
+    struct s3dlio_writer_stats stats;
     pthread_t thread;
     int status;
 
@@ -742,6 +747,7 @@ second_thread_gets_busy(void)
         ;
     CHECK_EQ(status, S3DLIO_E_BUSY);
     CHECK_EQ(s3dlio_writer_close(job.writer), S3DLIO_E_BUSY);
+    CHECK_EQ(s3dlio_writer_get_stats(job.writer, &stats, sizeof stats), S3DLIO_E_BUSY);
     s3dlio_writer_abort(job.writer);
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK_EQ(s3dlio_writer_close(job.writer), 0);
@@ -755,12 +761,14 @@ static void
 use_inherited_writer(void *argument)
 {
     struct s3dlio_writer *writer = argument;
+    struct s3dlio_writer_stats stats;
     size_t taken = 12345;
     int nfds = count_fds();
 
     CHECK_EQ(s3dlio_writer_write(writer, "child", 5, &taken), S3DLIO_E_FORKED);
     CHECK_EQ(taken, 0);
     CHECK_EQ(s3dlio_writer_close(writer), S3DLIO_E_FORKED);
+    CHECK_EQ(s3dlio_writer_get_stats(writer, &stats, sizeof stats), S3DLIO_E_FORKED);
     s3dlio_writer_abort(writer);
     s3dlio_writer_free(writer);
     CHECK(count_fds() < nfds);

@@ -67,8 +67,10 @@ s3dlio_pool_take(struct s3dlio_pool *pool, void **block_ret, int wait_ms);
 
 /*
  * s3dlio_pool_give() returns a block to its pool and wakes one waiter.  Any thread may call it.
+ *
+ * Returns 0, or -EINVAL for an address that is not a block which is out: given twice, say.
  */
-S3DLIO_API void
+S3DLIO_API int
 s3dlio_pool_give(struct s3dlio_pool *pool, void *block);
 
 /*

@@ -77,15 +77,16 @@ s3dlio_reader_read(struct s3dlio_reader *reader, void *data, size_t nbytes, uint
  * s3dlio_reader_cancel() gives up a read that returned -EAGAIN.
  *
  * Returns 0 once nothing writes to its memory any more, or -ETIMEDOUT after 10 seconds without
- * that: then the memory must never be reused, and the reader accepts only s3dlio_reader_free(),
- * which leaves it allocated.  Does nothing when no read is unfinished.
+ * that: then the memory must not be reused before another call has returned 0, and of the other
+ * calls only s3dlio_reader_free() is accepted, which leaves the reader allocated.  Does nothing
+ * when no read is unfinished.
  */
 S3DLIO_API int
 s3dlio_reader_cancel(struct s3dlio_reader *reader);
 
 /*
  * s3dlio_reader_free() closes the file and frees the reader, after s3dlio_reader_cancel().
- * 'reader' may be NULL.
+ * 'reader' may be NULL.  No other thread may be inside a call on it.
  */
 S3DLIO_API void
 s3dlio_reader_free(struct s3dlio_reader *reader);

@@ -30,6 +30,8 @@ struct s3dlio_stage_options {
     int zstd_level;
     /* Compression threads beside the caller; 0 none, negative one for each processor. */
     int zstd_workers;
+    /* 0; makes the size of this struct the same everywhere. */
+    unsigned reserved;
 };
 
 /* A block as the sink gets it. */
@@ -65,8 +67,8 @@ S3DLIO_API int
 s3dlio_stage_new(struct s3dlio_stage **stage_ret, const struct s3dlio_stage_options *options);
 
 /*
- * s3dlio_stage_write() takes bytes from 'data' and adds their count to '*taken_ret', which the
- * caller sets to 0 first.  'data' is borrowed for the call.
+ * s3dlio_stage_write() takes bytes from 'data' and stores their count in '*taken_ret'.  'data' is
+ * borrowed for the call.
  *
  * Returns 0 when all 'nbytes' are taken; 1 when a block is full: take it, then call again with the
  * rest; -EAGAIN when no block was free for 'wait_ms' (0 does not wait, negative waits for ever):
@@ -100,8 +102,10 @@ s3dlio_stage_take(struct s3dlio_stage *stage, struct s3dlio_block *block_ret);
 /*
  * s3dlio_stage_release() returns the memory of a taken block.  'data' is the block's.  Any thread
  * may call it, once for each block.
+ *
+ * Returns 0, -EINVAL for what is not a taken block (released twice, say), or S3DLIO_E_FORKED.
  */
-S3DLIO_API void
+S3DLIO_API int
 s3dlio_stage_release(struct s3dlio_stage *stage, void *data);
 
 /*

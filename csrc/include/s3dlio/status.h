@@ -16,7 +16,7 @@ S3DLIO_BEGIN_DECLS
 enum s3dlio_status {
     /* The data is not what was written: a checksum differs, or it is no zstd frame. */
     S3DLIO_E_CORRUPT = -10001,
-    /* The stream ends before its last frame is complete. */
+    /* The data ends too early: before its last zstd frame, or before the size the file had. */
     S3DLIO_E_TRUNCATED = -10002,
     /* The handle does not accept this call any more: it was closed or aborted. */
     S3DLIO_E_CLOSED = -10003,
@@ -31,7 +31,9 @@ enum s3dlio_status {
     /* The compression library refused, for a reason other than damaged data or memory. */
     S3DLIO_E_ZSTD = -10008,
     /* The target exists and is neither a regular file nor a link to one. */
-    S3DLIO_E_NOT_REGULAR = -10009
+    S3DLIO_E_NOT_REGULAR = -10009,
+    /* The name has the form '.name.s3dlio-0', which is kept for files in the making. */
+    S3DLIO_E_RESERVED_NAME = -10010
 };
 
 /*

@@ -44,7 +44,7 @@ struct s3dlio_writer_options {
      * run to their end. */
     int slice_ms;
     /* The device may keep the writer waiting without any progress for so many milliseconds before
-     * that is -ETIMEDOUT; 0 is 300000. */
+     * that is -ETIMEDOUT, and ten times as long for the one fsync(2) at the end; 0 is 300000. */
     int timeout_ms;
 };
 
@@ -63,6 +63,8 @@ struct s3dlio_writer_stats {
     int direct;
     /* Why it is not although it was asked for, as -errno; else 0. */
     int direct_error;
+    /* Not 0: the file stands under its name. */
+    int published;
     uint32_t raw_crc32c;
     uint32_t stored_crc32c;
 };
@@ -72,14 +74,17 @@ struct s3dlio_writer_stats {
  *
  * 'path' is relative to the working folder of this moment, or absolute.  A symbolic link is
  * followed, so that the file it names is replaced.  Nothing appears under 'path' before
- * s3dlio_writer_close().  An existing file passes on its mode and, where permitted, its owner;
- * a new one gets 0666 less the umask.  'options' may be NULL for the defaults.
+ * s3dlio_writer_close().  An existing file passes on its permissions (mode 0777, POSIX ACL) and,
+ * where permitted, its owner; a new one gets 0666 less the umask.  'options' may be NULL for the
+ * defaults.
  *
  * S3DLIO_IO_ENGINE=uring or =threads in the environment forces that engine; otherwise io_uring is
  * used where it works.
  *
  * Returns 0, -EINVAL for options out of range, -EISDIR, S3DLIO_E_NOT_REGULAR, S3DLIO_E_NO_DIRECT,
- * S3DLIO_E_BAD_ENGINE, S3DLIO_E_ZSTD, or -errno of the call that failed.
+ * S3DLIO_E_BAD_ENGINE, S3DLIO_E_ZSTD, S3DLIO_E_RESERVED_NAME, -EACCES for a link or file of
+ * somebody else in a folder like /tmp (see target.h in the sources), or -errno of the call that
+ * failed.
  */
 S3DLIO_API int
 s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
@@ -124,16 +129,19 @@ s3dlio_writer_abort(struct s3dlio_writer *writer);
 
 /*
  * s3dlio_writer_get_stats() fills '*stats_ret', of 'struct_nbytes' bytes as the caller knows it.
- * It may be called at any time between the other calls, also after s3dlio_writer_close().
+ * It may be called at any time, also after s3dlio_writer_close().
+ *
+ * Returns 0, S3DLIO_E_BUSY while another thread is inside a call on this writer, or
+ * S3DLIO_E_FORKED.
  */
-S3DLIO_API void
-s3dlio_writer_get_stats(const struct s3dlio_writer *writer, struct s3dlio_writer_stats *stats_ret,
+S3DLIO_API int
+s3dlio_writer_get_stats(struct s3dlio_writer *writer, struct s3dlio_writer_stats *stats_ret,
                         size_t struct_nbytes);
 
 /*
  * s3dlio_writer_free() frees the writer, after s3dlio_writer_abort() if it is not closed.
- * 'writer' may be NULL.  In a child of fork(2) it closes the child's copies of the descriptors and
- * leaves the parent's file alone.
+ * 'writer' may be NULL.  No other thread may be inside a call on it.  In a child of fork(2) it
+ * closes the child's copies of the descriptors and leaves the parent's file alone.
  */
 S3DLIO_API void
 s3dlio_writer_free(struct s3dlio_writer *writer);

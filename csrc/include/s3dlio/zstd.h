@@ -39,7 +39,7 @@ struct s3dlio_zstd_encoder;
  *
  * 'level' is 1 to 22.  'nworkers' threads compress beside the caller (libzstd's own; 0 compresses
  * in the calling thread, a negative value takes one for each processor that this process may run
- * on).  A library without threads works without.
+ * on, 16 at most).  A library without threads works without.
  *
  * Returns 0, -EINVAL for a level out of range, -ENOMEM, or S3DLIO_E_ZSTD.
  */

@@ -1,0 +1,139 @@
+/* O_DIRECT on one file: had where it is to be had, and left where it proves not to work. */
+#include "direct.h"
+
+#include "engine.h"
+#include "s3dlio/status.h"
+#include "support.h"
+
+static char folder[PATH_MAX];
+static int fd;
+
+static bool
+is_on(void)
+{
+    return (fcntl(fd, F_GETFL) & O_DIRECT) != 0;
+}
+
+static void
+off_is_off(void)
+{
+    struct s3dlio_direct_mode mode;
+
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_OFF, fd), 0);
+    CHECK(!mode.on && !is_on());
+    CHECK_EQ(mode.error, 0);
+    CHECK_EQ(mode.align, 1);
+}
+
+static void
+wanted_is_on_with_an_alignment_that_works(void)
+{
+    struct s3dlio_direct_mode mode;
+    void *block;
+
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, fd), 0);
+    CHECK(mode.on && is_on());
+    CHECK_EQ(mode.error, 0);
+    CHECK(mode.align >= 4096);
+    CHECK(posix_memalign(&block, mode.align, mode.align) == 0);
+    memset(block, 1, mode.align);
+    CHECK_EQ(pwrite(fd, block, mode.align, (off_t)mode.align), mode.align);
+    free(block);
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_REQUIRE, fd), 0);
+    CHECK(mode.on);
+}
+
+static void
+failed_or_good_transfer_is_judged_as_it_is(void)
+{
+    struct s3dlio_direct_mode mode;
+    struct s3dlio_io io = {.error = 0};
+
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, fd), 0);
+    CHECK_EQ(s3dlio_direct_judge(&mode, &io, fd), 0);
+    io.error = -EIO;
+    CHECK_EQ(s3dlio_direct_judge(&mode, &io, fd), -EIO);
+    CHECK(mode.on && is_on());
+}
+
+static void
+refused_transfer_is_sent_again_once_without(void)
+{
+    struct s3dlio_direct_mode mode;
+    struct s3dlio_io first = {.error = -EINVAL}, other = {.error = -EINVAL};
+
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, fd), 0);
+    CHECK_EQ(s3dlio_direct_judge(&mode, &first, fd), 1);
+    CHECK(!mode.on && !is_on());
+    CHECK_EQ(mode.error, -EINVAL);
+    /* One that was on its way with it. */
+    CHECK_EQ(s3dlio_direct_judge(&mode, &other, fd), 1);
+    /* Refused again: not because of O_DIRECT. */
+    CHECK_EQ(s3dlio_direct_judge(&mode, &first, fd), -EINVAL);
+    CHECK_EQ(s3dlio_direct_judge(&mode, &other, fd), -EINVAL);
+}
+
+static void
+refused_transfer_is_an_error_where_direct_is_required(void)
+{
+    struct s3dlio_direct_mode mode;
+    struct s3dlio_io io = {.error = -EINVAL};
+
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_REQUIRE, fd), 0);
+    CHECK_EQ(s3dlio_direct_judge(&mode, &io, fd), S3DLIO_E_NO_DIRECT);
+    CHECK(is_on());
+}
+
+static void
+refusal_without_direct_is_a_failure(void)
+{
+    struct s3dlio_direct_mode mode;
+    struct s3dlio_io io = {.error = -EINVAL};
+
+    CHECK(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT) == 0);
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_OFF, fd), 0);
+    CHECK_EQ(s3dlio_direct_judge(&mode, &io, fd), -EINVAL);
+}
+
+static void
+memory_and_bad_descriptors_have_none(void)
+{
+    struct s3dlio_direct_mode mode;
+    int memory = (int)syscall(SYS_memfd_create, "test", 0);
+
+    CHECK(memory >= 0);
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, memory), 0);
+    CHECK(!mode.on);
+    CHECK_EQ(mode.error, -EOPNOTSUPP);
+    CHECK_EQ(mode.align, 1);
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_REQUIRE, memory), S3DLIO_E_NO_DIRECT);
+    CHECK_EQ(mode.error, -EOPNOTSUPP);
+    close(memory);
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, memory), 0);
+    CHECK_EQ(mode.error, -EBADF);
+}
+
+int
+main(void)
+{
+    char path[PATH_MAX];
+
+    deadline(60);
+    memory_and_bad_descriptors_have_none();
+    make_folder(folder, NULL);
+    if (!takes_direct(folder)) {
+        remove_folder(folder);
+        SKIP("the temporary folder has no O_DIRECT");
+    }
+    fd = open(join(path, folder, "file"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    CHECK(fd >= 0);
+    off_is_off();
+    wanted_is_on_with_an_alignment_that_works();
+    failed_or_good_transfer_is_judged_as_it_is();
+    refused_transfer_is_sent_again_once_without();
+    refused_transfer_is_an_error_where_direct_is_required();
+    refusal_without_direct_is_a_failure();
+    close(fd);
+    remove_folder(folder);
+    return 0;
+}

@@ -1,0 +1,486 @@
+/* zstd streams: what was written is read, by us and by others, and what was damaged is not. */
+#include "s3dlio/zstd.h"
+
+#include <zstd.h>
+
+#include "s3dlio/status.h"
+#include "support.h"
+
+struct bytes {
+    unsigned char *data;
+    size_t nbytes;
+};
+
+/* Compresses in pieces of up to 'most_in' bytes into room of up to 'most_out' bytes at a time. */
+static struct bytes
+encode(const unsigned char *data, size_t nbytes, int level, int nworkers, size_t most_in,
+       size_t most_out)
+{
+    struct bytes packed = {malloc(ZSTD_compressBound(nbytes) + 64), 0};
+    size_t room_nbytes = ZSTD_compressBound(nbytes) + 64;
+    struct s3dlio_zstd_encoder *encoder = NULL;
+    uint64_t state = nbytes + most_in + most_out;
+    struct s3dlio_zstd_in late = {"x", 1, 0};
+    struct s3dlio_zstd_out out;
+    size_t done = 0;
+    int status;
+
+    CHECK(packed.data);
+    CHECK_EQ(s3dlio_zstd_encoder_new(&encoder, level, nworkers), 0);
+    while (done < nbytes) {
+        size_t chunk = random_between(&state, 0, most_in);
+        struct s3dlio_zstd_in in = {data + done, chunk < nbytes - done ? chunk : nbytes - done, 0};
+
+        do {
+            size_t room = random_between(&state, 1, most_out);
+
+            CHECK(packed.nbytes + room <= room_nbytes + most_out);
+            if (room > room_nbytes - packed.nbytes)
+                room = room_nbytes - packed.nbytes;
+            out = (struct s3dlio_zstd_out){packed.data + packed.nbytes, room, 0};
+            CHECK_EQ(s3dlio_zstd_encoder_write(encoder, &in, &out), 0);
+            CHECK(in.pos == in.nbytes || out.pos == out.nbytes);
+            packed.nbytes += out.pos;
+        } while (in.pos < in.nbytes);
+        done += in.nbytes;
+    }
+    do {
+        size_t room = random_between(&state, 0, most_out);
+
+        if (room > room_nbytes - packed.nbytes)
+            room = room_nbytes - packed.nbytes;
+        out = (struct s3dlio_zstd_out){packed.data + packed.nbytes, room, 0};
+        status = s3dlio_zstd_encoder_end(encoder, &out);
+        packed.nbytes += out.pos;
+        CHECK(status == 0 || (status == 1 && out.pos == out.nbytes));
+        if (status == 1) { /* the end has begun */
+            out = (struct s3dlio_zstd_out){packed.data + packed.nbytes, 1, 0};
+            CHECK_EQ(s3dlio_zstd_encoder_write(encoder, &late, &out), S3DLIO_E_CLOSED);
+        }
+    } while (status == 1);
+    out = (struct s3dlio_zstd_out){packed.data + packed.nbytes, 1, 0};
+    CHECK_EQ(s3dlio_zstd_encoder_end(encoder, &out), 0);
+    CHECK_EQ(s3dlio_zstd_encoder_write(encoder, &late, &out), S3DLIO_E_CLOSED);
+    CHECK(late.pos == 0 && out.pos == 0);
+    s3dlio_zstd_encoder_free(encoder);
+    return packed;
+}
+
+/* Returns what the decoder says at the end; the output, if it was good, is compared. */
+static int
+decode(const unsigned char *packed, size_t packed_nbytes, const unsigned char *data, size_t nbytes,
+       size_t most_in, size_t most_out)
+{
+    struct s3dlio_zstd_decoder *decoder = NULL;
+    unsigned char *unpacked = malloc(nbytes + most_out + 1);
+    uint64_t state = packed_nbytes + most_in + most_out;
+    size_t done = 0, produced = 0;
+    int status = 0;
+
+    CHECK(unpacked);
+    CHECK_EQ(s3dlio_zstd_decoder_new(&decoder), 0);
+    CHECK_EQ(s3dlio_zstd_decoder_end(decoder), S3DLIO_E_TRUNCATED);
+    for (bool more = true; !status && more;) {
+        size_t chunk = random_between(&state, 0, most_in);
+        struct s3dlio_zstd_in in = {packed + done,
+                                    chunk < packed_nbytes - done ? chunk : packed_nbytes - done, 0};
+
+        for (bool full = true; !status && full;) {
+            struct s3dlio_zstd_out out = {unpacked + produced, random_between(&state, 1, most_out),
+                                          0};
+
+            status = s3dlio_zstd_decoder_read(decoder, &in, &out);
+            produced += out.pos;
+            full = out.pos == out.nbytes;
+            CHECK(status || full || in.pos == in.nbytes);
+            if (produced > nbytes) { /* only of damaged data; there is no room for it */
+                s3dlio_zstd_decoder_free(decoder);
+                free(unpacked);
+                return S3DLIO_E_CORRUPT;
+            }
+        }
+        done += in.nbytes;
+        more = done < packed_nbytes;
+    }
+    if (status)
+        CHECK_EQ(s3dlio_zstd_decoder_end(decoder), status); /* it sticks */
+    else
+        status = s3dlio_zstd_decoder_end(decoder);
+    if (!status)
+        status = produced == nbytes && memcmp(unpacked, data, nbytes) == 0 ? 0 : 1;
+    s3dlio_zstd_decoder_free(decoder);
+    free(unpacked);
+    return status;
+}
+
+static void
+check_others_read(const struct bytes *packed, const unsigned char *data, size_t nbytes)
+{
+    unsigned char *unpacked = malloc(nbytes + 1);
+
+    CHECK(unpacked);
+    CHECK_EQ(ZSTD_decompress(unpacked, nbytes + 1, packed->data, packed->nbytes), nbytes);
+    CHECK(memcmp(unpacked, data, nbytes) == 0);
+    free(unpacked);
+    /* RFC 8878, 3.1.1.1.1: bit 2 of the frame header descriptor. */
+    CHECK(packed->data[4] & 4);
+}
+
+static void
+every_level_round_trips(void)
+{
+    const size_t nbytes = 100000;
+    unsigned char *data = make_text(nbytes, 1);
+
+    for (int level = S3DLIO_ZSTD_LEVEL_MIN; level <= S3DLIO_ZSTD_LEVEL_MAX; level++) {
+        struct bytes packed = encode(data, nbytes, level, 0, nbytes, nbytes);
+
+        CHECK(packed.nbytes < nbytes * 2 / 3);
+        check_others_read(&packed, data, nbytes);
+        CHECK_EQ(decode(packed.data, packed.nbytes, data, nbytes, nbytes, nbytes), 0);
+        free(packed.data);
+    }
+    free(data);
+}
+
+static void
+levels_out_of_range_are_refused(void)
+{
+    static const int levels[] = {0, 23, -1, 1000000, INT_MIN, INT_MAX};
+    struct s3dlio_zstd_encoder *encoder = NULL;
+
+    for (unsigned i = 0; i < sizeof levels / sizeof levels[0]; i++)
+        CHECK_EQ(s3dlio_zstd_encoder_new(&encoder, levels[i], 0), -EINVAL);
+    CHECK(!encoder);
+    s3dlio_zstd_encoder_free(NULL);
+    s3dlio_zstd_decoder_free(NULL);
+}
+
+static void
+any_pieces_round_trip(void)
+{
+    static const size_t sizes[] = {0, 1, 2, 1000, 130000, 300001};
+    static const size_t pieces[] = {1, 3, 1000, 200000};
+    unsigned char *noise = make_data(300001, 2);
+    unsigned char *text = make_text(300001, 3);
+
+    for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        for (unsigned k = 0; k < 16; k++) {
+            const unsigned char *data = k % 3 ? text : noise;
+            size_t most_in = pieces[k % 4], most_out = pieces[k / 4];
+            struct bytes packed;
+
+            if (sizes[i] > 1000 && (most_in < 1000) != (most_out < 1000))
+                continue; /* takes long and tells nothing new */
+            packed = encode(data, sizes[i], 1, 0, most_in, most_out);
+            check_others_read(&packed, data, sizes[i]);
+            CHECK_EQ(decode(packed.data, packed.nbytes, data, sizes[i], most_in, most_out), 0);
+            free(packed.data);
+        }
+    }
+    free(noise);
+    free(text);
+}
+
+static void
+worker_threads_give_the_same_stream_to_readers(void)
+{
+    static const int nworkers[] = {0, 2, -1};
+    const size_t nbytes = 3 * MIB + 5;
+    unsigned char *data = make_text(nbytes, 4);
+
+    for (int i = 0; i < 3; i++) {
+        struct bytes packed = encode(data, nbytes, 1, nworkers[i], 300000, 70000);
+
+        check_others_read(&packed, data, nbytes);
+        CHECK_EQ(decode(packed.data, packed.nbytes, data, nbytes, 100000, 300000), 0);
+        free(packed.data);
+        packed = encode(data, 0, 1, nworkers[i], 1, 1);
+        check_others_read(&packed, data, 0);
+        free(packed.data);
+    }
+    free(data);
+}
+
+static void
+frames_one_after_the_other_are_one_stream(void)
+{
+    static const unsigned char skippable[] = {0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 'a', 'b', 'c'};
+    unsigned char *data = make_text(5000, 5);
+    unsigned char *all = malloc(20000);
+    struct bytes first = encode(data, 2000, 3, 0, 2000, 2000);
+    struct bytes second = encode(data + 2000, 3000, 3, 0, 3000, 3000);
+    struct bytes empty = encode(data, 0, 3, 0, 1, 10);
+    size_t nbytes = 0;
+
+    CHECK(all);
+    memcpy(all, first.data, first.nbytes);
+    nbytes = first.nbytes;
+    memcpy(all + nbytes, empty.data, empty.nbytes);
+    nbytes += empty.nbytes;
+    memcpy(all + nbytes, skippable, sizeof skippable);
+    nbytes += sizeof skippable;
+    memcpy(all + nbytes, second.data, second.nbytes);
+    nbytes += second.nbytes;
+    for (size_t most = 1; most < 20000; most *= 7) {
+        CHECK_EQ(decode(all, nbytes, data, 5000, most, most), 0);
+        CHECK_EQ(decode(all, nbytes - 1, data, 5000, most, most), S3DLIO_E_TRUNCATED);
+    }
+    free(all);
+    free(first.data);
+    free(second.data);
+    free(empty.data);
+    free(data);
+}
+
+static void
+empty_input_is_truncated(void)
+{
+    CHECK_EQ(decode((const unsigned char *)"", 0, NULL, 0, 1, 1), S3DLIO_E_TRUNCATED);
+}
+
+/* A small stream with both kinds of blocks: text that compresses, and noise that does not. */
+static struct bytes
+small_stream(unsigned char **data_ret, size_t *nbytes_ret)
+{
+    unsigned char *noise = make_data(100, 6);
+    unsigned char *data = make_text(500, 6);
+
+    memcpy(data + 300, noise, 100);
+    memset(data + 400, 'z', 100);
+    free(noise);
+    *data_ret = data;
+    *nbytes_ret = 500;
+    return encode(data, 500, 3, 0, 500, 500);
+}
+
+static void
+every_cut_is_an_error(void)
+{
+    unsigned char *data;
+    size_t nbytes;
+    struct bytes packed = small_stream(&data, &nbytes);
+
+    CHECK(packed.nbytes > 250);
+    for (size_t cut = 0; cut < packed.nbytes; cut++) {
+        for (size_t most = 1; most <= 1000; most *= 1000) {
+            int status = decode(packed.data, cut, data, nbytes, most, most + 600);
+
+            CHECK(status == S3DLIO_E_TRUNCATED || status == S3DLIO_E_CORRUPT);
+        }
+    }
+    free(packed.data);
+    free(data);
+}
+
+/*
+ * Some bits say nothing about the data, so that a reader cannot tell that they were flipped, and
+ * need not: what it reads is the same, and checked by the checksum.  They are (RFC 8878) the unused
+ * bit of the frame header's descriptor, the window descriptor, which is the memory to set aside,
+ * and in compressed blocks the reserved bits of the sequences' header and the padding behind
+ * tables.
+ */
+static int
+count_harmless_flips(const struct bytes *packed, const unsigned char *data, size_t nbytes)
+{
+    int n = 0;
+
+    for (size_t byte = 0; byte < packed->nbytes; byte++) {
+        for (int bit = 0; bit < 8; bit++) {
+            int status;
+
+            packed->data[byte] ^= (unsigned char)(1 << bit);
+            status = decode(packed->data, packed->nbytes, data, nbytes, 1000, 2000);
+            packed->data[byte] ^= (unsigned char)(1 << bit);
+            CHECK(status <= 0); /* 1: other bytes, said to be good */
+            if (status == 0) {
+                n++;
+                CHECK(byte >= 4 && byte < packed->nbytes - 4);
+                CHECK(byte > 4 || bit == 4);
+            }
+        }
+    }
+    return n;
+}
+
+static void
+every_flipped_bit_is_an_error_or_says_nothing(void)
+{
+    unsigned char *noise = make_data(100, 7);
+    struct bytes stored = encode(noise, 100, 3, 0, 100, 100);
+    unsigned char *data;
+    size_t nbytes;
+    struct bytes packed = small_stream(&data, &nbytes);
+
+    /* Stored as it is: only the header's nine bits may be flipped. */
+    CHECK(stored.nbytes > 100);
+    CHECK(count_harmless_flips(&stored, noise, 100) <= 9);
+    CHECK(count_harmless_flips(&packed, data, nbytes) <= 9 + 20);
+    free(stored.data);
+    free(packed.data);
+    free(noise);
+    free(data);
+}
+
+static void
+trailing_bytes_are_an_error(void)
+{
+    static const unsigned char magic[] = {0x28, 0xb5, 0x2f, 0xfd};
+    unsigned char *data;
+    size_t nbytes;
+    struct bytes packed = small_stream(&data, &nbytes);
+    unsigned char *longer = malloc(packed.nbytes + 20);
+
+    CHECK(longer);
+    memcpy(longer, packed.data, packed.nbytes);
+    for (size_t extra = 1; extra <= 20; extra++) {
+        for (int kind = 0; kind < 3; kind++) {
+            if (kind == 2)
+                memcpy(longer + packed.nbytes, magic, extra < 4 ? extra : 4);
+            else
+                memset(longer + packed.nbytes, kind ? 0xff : 0, extra);
+            for (size_t most = 1; most <= 1000; most *= 1000)
+                CHECK(decode(longer, packed.nbytes + extra, data, nbytes, most, most) < 0);
+        }
+    }
+    free(longer);
+    free(packed.data);
+    free(data);
+}
+
+static void
+what_is_no_zstd_is_corrupt(void)
+{
+    static const unsigned char text[] = "This is not zstd, and never was.";
+
+    CHECK_EQ(decode(text, sizeof text, NULL, 0, 100, 100), S3DLIO_E_CORRUPT);
+}
+
+static void
+window_over_the_limit_is_refused(void)
+{
+    /* A frame header whose window is 2 GiB: exponent 21 in the upper five bits. */
+    static const unsigned char huge[] = {0x28, 0xb5, 0x2f, 0xfd, 0x04, 21 << 3, 1, 0, 0, 0, 0, 0};
+
+    CHECK_EQ(decode(huge, sizeof huge, NULL, 0, 100, 100), S3DLIO_E_ZSTD);
+}
+
+/* Reads without input were counted as a stall, and an undamaged stream became corrupt. */
+static void
+reads_of_nothing_do_no_harm(void)
+{
+    unsigned char *data;
+    size_t nbytes;
+    struct bytes packed = small_stream(&data, &nbytes);
+    struct s3dlio_zstd_decoder *decoder = NULL;
+    unsigned char unpacked[600];
+    struct s3dlio_zstd_out out = {unpacked, sizeof unpacked, 0};
+
+    CHECK_EQ(s3dlio_zstd_decoder_new(&decoder), 0);
+    for (size_t done = 0; done < packed.nbytes;) {
+        size_t chunk = packed.nbytes - done < 100 ? packed.nbytes - done : 100;
+        struct s3dlio_zstd_in in = {packed.data + done, chunk, 0};
+
+        CHECK_EQ(s3dlio_zstd_decoder_read(decoder, &in, &out), 0);
+        CHECK_EQ(in.pos, chunk);
+        done += chunk;
+        for (int i = 0; i < 50; i++) {
+            struct s3dlio_zstd_in nothing = {NULL, 0, 0};
+
+            CHECK_EQ(s3dlio_zstd_decoder_read(decoder, &nothing, &out), 0);
+        }
+    }
+    CHECK_EQ(s3dlio_zstd_decoder_end(decoder), 0);
+    CHECK_EQ(out.pos, nbytes);
+    CHECK(memcmp(unpacked, data, nbytes) == 0);
+    s3dlio_zstd_decoder_free(decoder);
+    free(packed.data);
+    free(data);
+}
+
+/* How much comes out of an unfinished stream, with room for 'most_out' bytes at a time. */
+static size_t
+output_of_part(const struct bytes *packed, size_t part, size_t most_out)
+{
+    struct s3dlio_zstd_in in = {packed->data, part, 0};
+    struct s3dlio_zstd_decoder *decoder = NULL;
+    unsigned char *room = malloc(most_out);
+    struct s3dlio_zstd_out out;
+    size_t produced = 0;
+
+    CHECK_EQ(s3dlio_zstd_decoder_new(&decoder), 0);
+    do {
+        out = (struct s3dlio_zstd_out){room, most_out, 0};
+        CHECK_EQ(s3dlio_zstd_decoder_read(decoder, &in, &out), 0);
+        produced += out.pos;
+    } while (out.pos == out.nbytes);
+    CHECK_EQ(in.pos, part);
+    s3dlio_zstd_decoder_free(decoder);
+    free(room);
+    return produced;
+}
+
+static void
+output_without_room_comes_without_more_input(void)
+{
+    unsigned char *data = make_text(400000, 8);
+    struct bytes packed = encode(data, 400000, 1, 0, 400000, 400000);
+
+    for (size_t part = packed.nbytes / 2; part < packed.nbytes / 2 + 20; part++)
+        CHECK_EQ(output_of_part(&packed, part, 1000), output_of_part(&packed, part, 400000));
+    for (size_t part = packed.nbytes - 10; part < packed.nbytes; part++)
+        CHECK_EQ(output_of_part(&packed, part, 7), output_of_part(&packed, part, 400001));
+    free(packed.data);
+    free(data);
+}
+
+static void
+use_inherited_encoder(void *argument)
+{
+    char room[100];
+    struct s3dlio_zstd_in in = {"x", 1, 0};
+    struct s3dlio_zstd_out out = {room, sizeof room, 0};
+
+    /* Its threads are the parent's: this would wait for them for ever. */
+    CHECK_EQ(s3dlio_zstd_encoder_write(argument, &in, &out), S3DLIO_E_FORKED);
+    CHECK_EQ(s3dlio_zstd_encoder_end(argument, &out), S3DLIO_E_FORKED);
+    s3dlio_zstd_encoder_free(argument);
+}
+
+static void
+forked_child_gets_forked(void)
+{
+    struct s3dlio_zstd_encoder *encoder = NULL;
+    char room[100], unpacked[10];
+    struct s3dlio_zstd_in in = {"text", 4, 0};
+    struct s3dlio_zstd_out out = {room, sizeof room, 0};
+
+    CHECK_EQ(s3dlio_zstd_encoder_new(&encoder, 3, 2), 0);
+    CHECK_EQ(s3dlio_zstd_encoder_write(encoder, &in, &out), 0);
+    in_child(use_inherited_encoder, encoder);
+    CHECK_EQ(s3dlio_zstd_encoder_end(encoder, &out), 0);
+    CHECK_EQ(ZSTD_decompress(unpacked, sizeof unpacked, room, out.pos), 4);
+    CHECK(memcmp(unpacked, "text", 4) == 0);
+    s3dlio_zstd_encoder_free(encoder);
+}
+
+int
+main(void)
+{
+    deadline(120);
+    every_level_round_trips();
+    levels_out_of_range_are_refused();
+    any_pieces_round_trip();
+    worker_threads_give_the_same_stream_to_readers();
+    frames_one_after_the_other_are_one_stream();
+    empty_input_is_truncated();
+    every_cut_is_an_error();
+    every_flipped_bit_is_an_error_or_says_nothing();
+    trailing_bytes_are_an_error();
+    what_is_no_zstd_is_corrupt();
+    window_over_the_limit_is_refused();
+    reads_of_nothing_do_no_harm();
+    output_without_room_comes_without_more_input();
+    forked_child_gets_forked();
+    return 0;
+}
