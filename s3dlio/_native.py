@@ -55,13 +55,13 @@ def check(status: int, operation: str, uri: str) -> int:
     return status
 
 
-def new_handle(kind: str, free: Callable[[Any], None]) -> Any:
+def new_handle(kind: str) -> Any:
     """A place for a handle of the library, ``struct kind **``, that frees what is put there.
 
     It owns the handle from the moment the library has made it; a signal between that moment and a later `ffi.gc` would
     leak it.
     """
-    return ffi.gc(ffi.new(f"struct {kind} **"), lambda handle: free(handle[0]))
+    return ffi.gc(ffi.new(f"struct {kind} **"), getattr(lib, f"{kind}_free_at"))
 
 
 @cache

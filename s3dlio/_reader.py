@@ -99,7 +99,7 @@ class ZstdReader(io.RawIOBase):
         self._start()
 
     def _start(self) -> None:
-        self._decoder = new_handle("s3dlio_zstd_decoder", lib.s3dlio_zstd_decoder_free)
+        self._decoder = new_handle("s3dlio_zstd_decoder")
         check(lib.s3dlio_zstd_decoder_new(self._decoder), "decompress", self._raw.name)
         self._in = ffi.new("struct s3dlio_zstd_in *", {"data": self._data, "nbytes": 0, "pos": 0})
         self._out = ffi.new("struct s3dlio_zstd_out *")
@@ -146,15 +146,14 @@ class ZstdReader(io.RawIOBase):
         self._check_open()
         data = pointer(buffer, writable=True)
         count = 0
-        if len(data) > 0 and self._is_ahead:
+        if len(data) == 0:
+            return 0
+        if self._is_ahead:
             data[0] = self._ahead[0]
             count = 1
         if count < len(data):
             count += self._decompress(data + count, len(data) - count)
-        if 0 < count == len(data):
-            self._is_ahead = self._decompress(self._ahead, 1) == 1
-        elif count < len(data):
-            self._is_ahead = False
+        self._is_ahead = count > 0 and self._decompress(self._ahead, 1) == 1
         self._position += count
         return count
 

@@ -46,8 +46,10 @@ class ObjectWriter:
             raise TypeError(f"options must be WriterOptions, not {type(options).__name__}")
         options = options.snapshot()
         self._uri = Uri(uri.scheme, uri.container, options.stored_name(uri.key))
-        # Reentrant, so that a thread whose call Ctrl-C broke off at any place can still abort.
-        self._lock = threading.RLock()
+        # A call that writes takes its turn, or is refused when another thread has it, and then the state; asking for
+        # the state takes only that.  Reentrant, so that a thread whose call Ctrl-C broke off anywhere can still abort.
+        self._turn = threading.RLock()
+        self._state = threading.RLock()
         self._pid = os.getpid()
         self._began = time.monotonic()
         self._failure: S3dlioError | None = None
@@ -78,7 +80,7 @@ class ObjectWriter:
             raise
         finally:
             del data
-            self._lock.release()
+            self._leave()
 
     def write_owned_bytes(self, chunk: Buffer) -> None:
         """The same as `write_chunk`."""
@@ -102,7 +104,7 @@ class ObjectWriter:
                 self._fail("finalize", error)
             raise
         finally:
-            self._lock.release()
+            self._leave()
         stats = self.stats()
         logger.debug(
             "wrote %s: %d bytes, %d stored, %s, %s, %.3f s of which %.3f s waiting",
@@ -120,14 +122,15 @@ class ObjectWriter:
         """Drops the object: nothing appears, and what was there before stays.  Does nothing after `finalize`."""
         if self._ended or self._pid != os.getpid():
             return
-        if not self._lock.acquire(blocking=False):
+        if not self._turn.acquire(blocking=False):
             raise self._busy("abort")
+        self._state.acquire()
         try:
             self._last_stats = self._stream.stats()
             self._ended = "aborted"
             self._stream.abort()
         finally:
-            self._lock.release()
+            self._leave()
         logger.debug("aborted %s", self._uri)
 
     def bytes_written(self) -> int:
@@ -145,28 +148,33 @@ class ObjectWriter:
     def stats(self) -> WriterStats:
         """What the writer did so far, and how."""
         # Long enough for a call that another thread is in to end, as a rule.
-        if self._pid == os.getpid() and self._lock.acquire(timeout=1.0):
+        if self._pid == os.getpid() and self._state.acquire(timeout=1.0):
             try:
                 self._last_stats = self._stream.stats()
             finally:
-                self._lock.release()
+                self._state.release()
         return self._last_stats
 
     def _enter(self, operation: str) -> None:
         """One thread at a time, in the process that made the writer, and only while it is open and well.  After it the
-        caller holds the lock."""
+        caller calls `_leave`."""
         if self._pid != os.getpid():
             text = f"{operation} {self._uri}: the writer was made by the parent of this process"
             raise ForkedError(text, operation=operation, uri=str(self._uri))
-        if not self._lock.acquire(blocking=False):
+        if not self._turn.acquire(blocking=False):
             raise self._busy(operation)
+        self._state.acquire()
         error = None if self._failure is None else copy_of(self._failure)
         if error is None and self._ended:
             text = f"{operation} {self._uri}: the writer is already {self._ended}"
             error = ClosedError(text, operation=operation, uri=str(self._uri))
         if error is not None:
-            self._lock.release()
+            self._leave()
             raise error
+
+    def _leave(self) -> None:
+        self._state.release()
+        self._turn.release()
 
     def _fail(self, operation: str, error: BaseException) -> None:
         """Keeps the first failure, for later calls to raise again."""
@@ -204,11 +212,11 @@ class ObjectWriter:
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if self._ended or self._pid != os.getpid():
             return
-        self._ended = "aborted"
         try:
             if self._failure is None:
                 _warn(f"{self!r} was dropped unfinished: nothing is stored", ResourceWarning, source=self)
         finally:
+            self._ended = "aborted"
             self._stream.abort()
 
     def __repr__(self) -> str:

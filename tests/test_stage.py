@@ -143,3 +143,35 @@ def test_sink_that_never_acknowledges_ends_in_a_time_out() -> None:
         with pytest.raises(s3dlio.TimedOutError, match=r"no block was stored for 0\.3 s"):
             stream.write(pointer(bytes(10 * BLOCK)))
         assert time.monotonic() - began < 5
+
+
+def test_block_released_twice_is_an_error_and_lent_once() -> None:
+    # The second release put the block on the free list again, and two blocks shared its memory.
+    class TwiceSink(SlowSink):
+        errors = 0
+
+        def put(self, block: Block) -> None:
+            self.stored[block.index] = bytes(block.data)
+            block.release()
+            try:
+                block.release()
+            except s3dlio.InvalidInputError:
+                self.errors += 1
+
+    sink = TwiceSink()
+    data = random.Random(1).randbytes(20 * BLOCK)
+    with staged(sink, in_flight=2) as stream:
+        stream.write(pointer(data))
+        stream.finish()
+    assert sink.errors == 20
+    assert sink.data() == data
+
+
+def test_finished_stream_gives_its_blocks_back_and_keeps_its_figures() -> None:
+    sink = SlowSink()
+    with staged(sink) as stream:
+        stream.write(pointer(bytes(5 * BLOCK)))
+        stream.finish()
+        assert stream._stage is None
+        assert stream.stats().bytes_written == 5 * BLOCK
+        assert stream.stats().visible

@@ -141,7 +141,7 @@ class StagedStream:
             o.zstd_level = options.level
             o.zstd_workers = -1 if options.threads is None else options.threads
         self._block_size = o.block_nbytes or 4 << 20
-        self._handle = new_handle("s3dlio_stage", lib.s3dlio_stage_free)
+        self._handle = new_handle("s3dlio_stage")
         check(lib.s3dlio_stage_new(self._handle, o), "open", self._uri)
         self._stage = self._handle[0]
         self._taken = ffi.new("size_t *")

@@ -53,7 +53,7 @@ class FileStream:
         o.no_parents = not options.create_parents
         o.slice_ms = SLICE_MS
         o.timeout_ms = int(options.timeout * 1000)
-        self._handle = new_handle("s3dlio_writer", lib.s3dlio_writer_free)
+        self._handle = new_handle("s3dlio_writer")
         check(lib.s3dlio_writer_open(self._handle, os.fsencode(uri.key), o), "open", self._uri)
         self._writer = self._handle[0]
         self._taken = ffi.new("size_t *")
@@ -102,7 +102,7 @@ class FileSource:
         o = ffi.new("struct s3dlio_reader_options *", {"struct_nbytes": ffi.sizeof("struct s3dlio_reader_options")})
         o.direct = lib.S3DLIO_DIRECT_PREFER if direct else lib.S3DLIO_DIRECT_OFF
         o.slice_ms = SLICE_MS
-        self._handle = new_handle("s3dlio_reader", lib.s3dlio_reader_free)
+        self._handle = new_handle("s3dlio_reader")
         check(lib.s3dlio_reader_open(self._handle, os.fsencode(uri.key), o), "open", self._uri)
         self._reader = self._handle[0]
         self._size: int = lib.s3dlio_reader_nbytes(self._reader)

@@ -68,8 +68,7 @@ class MemoryStore(Store):
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str], _Object] = {}
         self._lock = threading.Lock()
-        # Another thread may hold the lock at the moment of a fork, and does not exist in the child to give it back.
-        os.register_at_fork(after_in_child=self._renew_lock)
+        os.register_at_fork(after_in_child=self._renew_lock)  # as in registry.py
 
     def _renew_lock(self) -> None:
         self._lock = threading.Lock()

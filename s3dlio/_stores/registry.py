@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
 
 _stores: dict[str, Store] = {}
 _making = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Another thread may hold the lock at the moment of a fork, and does not exist in the child to give it back."""
+    global _making
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _make(scheme: str) -> Store | None:

@@ -200,6 +200,48 @@ def test_damaged_or_cut_zstd_object_is_an_error(place: Place) -> None:
             assert place.uri("bad") in str(caught.value), f"case {number}"
 
 
+@pytest.mark.parametrize("size", [1000, 1 << 20, 2_097_095, 3 << 20])
+def test_zstd_read_of_just_the_content_meets_the_damage_behind_it(place: Place, size: int) -> None:
+    # The checksum stands behind the last byte.  A read of exactly the content's size did not look at it where it lay in
+    # an input chunk of its own, as with 2,097,095 random bytes.
+    data = random.Random(size).randbytes(size)
+    s3dlio.put(place.uri("a"), data, compression="zstd")
+    stored = s3dlio.get(place.uri("a.zst"))
+    flipped = bytearray(stored)
+    flipped[size // 2] ^= 1
+    for bad in (bytes(flipped), stored[:-4], stored[:-1]):
+        s3dlio.put(place.uri("bad"), bad)
+        target = bytearray(size)
+        with s3dlio.open_reader(place.uri("bad"), decompress=True) as reader, pytest.raises(s3dlio.CorruptDataError):
+            reader.readinto(target)
+        with (
+            s3dlio.open_reader(place.uri("bad"), decompress=True, buffer_size=1) as reader,
+            pytest.raises(s3dlio.CorruptDataError),
+        ):
+            reader.read(size)
+    with s3dlio.open_reader(place.uri("a.zst"), decompress=True) as reader:
+        assert reader.readinto(target) == size
+        assert target == data
+        assert reader.read() == b""
+        reader.seek(0)
+        raw = reader.detach()
+        assert [raw.read(1), raw.readinto(bytearray()), raw.read(2)] == [data[:1], 0, data[1:3]]
+        raw.close()
+
+
+def test_raw_reader_does_not_write_into_bytes(place: Place) -> None:
+    s3dlio.put(place.uri("a"), b"OVERWRITTEN", compression="zstd")
+    s3dlio.put(place.uri("b"), b"OVERWRITTEN")
+    victim = bytes(bytearray(b"immutable!!"))
+    for name, decompress in (("a.zst", True), ("b", False)):
+        with (
+            s3dlio.open_reader(place.uri(name), decompress=decompress) as reader,
+            pytest.raises((TypeError, ValueError)),
+        ):
+            reader.raw.readinto(victim)
+    assert victim == b"immutable!!"
+
+
 def test_new_folders_come_with_the_object(place: Place) -> None:
     s3dlio.put(place.uri("some/new/folder/a"), b"x")
     assert s3dlio.get(place.uri("some/new/folder/a")) == b"x"

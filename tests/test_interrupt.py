@@ -1,0 +1,237 @@
+"""Ctrl-C, and other things that come at any moment: threads, forks, finalizers."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+import s3dlio
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+BLOCK = 64 << 10
+
+
+@contextmanager
+def interrupted(seconds: float) -> Iterator[None]:
+    """Ctrl-C after so many seconds, unless the block has ended before."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def hard_to_compress(size: int) -> bytes:
+    """Bytes of which a high level compresses some 3 MB a second."""
+    return os.urandom(size).translate(bytes(byte % 23 for byte in range(256)))
+
+
+@pytest.fixture(autouse=True)
+def _alarm_is_ctrl_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_at_any_moment_of_small_writes_stays_ctrl_c(disk_path: Path) -> None:
+    # A signal between taking the lock and the work left the writer locked: leaving `with` then raised BusyError.
+    caught = 0
+    for number in range(300):
+        try:
+            with (
+                interrupted(0.0005 + number * 0.00001),
+                s3dlio.open_writer(f"file://{disk_path}/a", durability="none", buffer_size=BLOCK) as writer,
+            ):
+                for _ in range(100_000):
+                    writer.write_chunk(b"x")
+        except KeyboardInterrupt:
+            caught += 1
+    assert caught > 250
+    gc.collect()
+    assert list(disk_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_at_any_moment_of_opening_leaks_nothing(disk_path: Path) -> None:
+    (disk_path / "a").write_bytes(b"x")
+    caught = 0
+    for number in range(300):
+        try:
+            with interrupted(0.00005 + number * 0.000001):
+                for _ in range(100):
+                    s3dlio.open_writer(f"file://{disk_path}/b", durability="none").abort()
+                    s3dlio.open_reader(f"file://{disk_path}/a").close()
+        except KeyboardInterrupt:
+            caught += 1
+    # Python swallows what a signal raises inside a finalizer.
+    assert caught > 250
+    # The fixture of all tests counts the descriptors now.
+
+
+def test_interrupted_chunk_fails_the_writer_with_an_error_of_its_own(disk_path: Path) -> None:
+    writer = s3dlio.open_writer(f"file://{disk_path}/a", compression="zstd", level=19, threads=0)
+    chunk = hard_to_compress(32 << 20)
+    with pytest.raises(KeyboardInterrupt), interrupted(0.5):
+        began = time.monotonic()
+        writer.write_chunk(chunk)
+    assert time.monotonic() - began < 3
+    for _ in range(2):
+        with pytest.raises(s3dlio.S3dlioError, match="broken off by KeyboardInterrupt"):
+            writer.finalize()
+    writer.abort()
+    assert list(disk_path.iterdir()) == []
+
+
+def test_interrupted_finalize_is_either_done_or_failed(disk_path: Path) -> None:
+    outcomes = set()
+    slow = hard_to_compress(1_500_000)
+    for number in range(120):
+        chunk, delay = (slow, 0.05) if number % 10 == 0 else (b"x", 0.00002 + number * 0.000003)
+        uri = f"file://{disk_path}/{number}.zst"
+        writer = s3dlio.open_writer(uri, durability="none", compression="zstd", level=19, threads=1)
+        writer.write_chunk(chunk)
+        with suppress(KeyboardInterrupt), interrupted(delay):
+            writer.finalize()
+        visible = s3dlio.exists(uri)
+        assert writer.stats().visible == visible
+        outcomes.add(visible)
+        writer.abort()
+        assert s3dlio.exists(uri) == visible
+    assert outcomes == {True, False}
+
+
+def test_failed_writer_lets_go_of_the_chunk(disk_path: Path) -> None:
+    # The error that sticks kept its traceback, and with it the frame that held the chunk.
+    chunk = mmap.mmap(-1, 32 << 20)
+    writer = s3dlio.open_writer(f"file://{disk_path}/a", compression="zstd", level=19, threads=0)
+    chunk[:] = hard_to_compress(len(chunk))
+    with pytest.raises(KeyboardInterrupt), interrupted(0.3):
+        writer.write_chunk(chunk)
+    writer.abort()
+    chunk.close()
+
+
+def test_state_may_be_asked_from_another_thread_all_the_time(disk_path: Path) -> None:
+    seen = []
+    ended = threading.Event()
+    writer = s3dlio.open_writer(f"direct://{disk_path}/a", buffer_size=BLOCK)
+
+    def watch() -> None:
+        while not ended.is_set():
+            seen.append(writer.bytes_written())
+            writer.checksum()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(300):
+            writer.write_chunk(bytes(100_000))
+        writer.finalize()
+    except s3dlio.BusyError:
+        pytest.fail("asking for the state disturbed the writer")
+    finally:
+        ended.set()
+        watcher.join(timeout=30)
+    assert seen == sorted(seen)
+    assert writer.bytes_written() == 30_000_000
+
+
+def test_first_use_of_a_store_by_many_threads_makes_one_store(run_python: Run) -> None:
+    # Each thread made a store of its own, and the objects in all but one of them were lost.
+    code = """
+import threading
+import s3dlio
+start = threading.Barrier(8)
+def work(number):
+    start.wait()
+    s3dlio.put(f"memory://x/{number}", b"x")
+threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(s3dlio.list("memory://x")))
+"""
+    for _ in range(5):
+        assert run_python(code).stdout == "8\n"
+
+
+def test_child_of_a_fork_may_use_the_memory_store(run_python: Run) -> None:
+    code = """
+import os, sys, threading, warnings
+import s3dlio
+warnings.simplefilter("ignore")
+s3dlio.put("memory://x/a", b"x")  # a fork in the middle of an import is beyond help
+def work():
+    while True:
+        s3dlio.put("memory://x/a", b"x")
+threading.Thread(target=work, daemon=True).start()
+for _ in range(50):
+    pid = os.fork()
+    if pid == 0:
+        s3dlio.put("memory://x/b", b"x")
+        os._exit(len(s3dlio.list("memory://x")))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (1, 2)
+print("done", flush=True)
+os._exit(0)
+"""
+    assert run_python(code).stdout == "done\n"
+
+
+def test_program_that_ends_with_open_writers_ends_well(disk_path: Path, run_python: Run) -> None:
+    code = """
+import sys, warnings
+import s3dlio
+warnings.simplefilter("ignore")
+keep = []
+for number in range(4):
+    writer = s3dlio.open_writer(f"{sys.argv[1]}/{number}", compression="zstd" if number % 2 else None)
+    writer.write_chunk(bytes(20_000_000))
+    writer.self = writer
+    keep.append(writer)
+keep.append(s3dlio.open_reader("file:///etc/hostname"))
+"""
+    for scheme in ("file", "direct"):
+        run_python(code, f"{scheme}://{disk_path}")
+        assert list(disk_path.iterdir()) == []
+
+
+def test_writer_can_be_neither_copied_nor_pickled(disk_path: Path) -> None:
+    # A copy that was dropped aborted the original.
+    with s3dlio.open_writer(f"file://{disk_path}/a") as writer:
+        for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="neither copied nor pickled"):
+                duplicate(writer)
+    assert (disk_path / "a").exists()
+
+
+def test_warning_as_error_still_aborts_a_dropped_writer(disk_path: Path, run_python: Run) -> None:
+    code = """
+import gc, os, sys
+import s3dlio
+before = len(os.listdir("/proc/self/fd"))
+writer = s3dlio.open_writer(sys.argv[1])
+writer.write_chunk(bytes(10_000_000))
+del writer
+gc.collect()
+assert len(os.listdir("/proc/self/fd")) == before
+"""
+    done = run_python(code, f"file://{disk_path}/a")
+    assert "dropped unfinished" in done.stderr
+    assert list(disk_path.iterdir()) == []
+
+
+def test_options_of_another_kind_are_a_type_error() -> None:
+    with pytest.raises(TypeError, match="WriterOptions"):
+        s3dlio.open_writer("memory://a/b", {"level": 3})  # type: ignore[arg-type]
