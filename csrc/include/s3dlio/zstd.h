@@ -50,7 +50,8 @@ s3dlio_zstd_encoder_new(struct s3dlio_zstd_encoder **encoder_ret, int level, int
  * s3dlio_zstd_encoder_write() compresses from 'in' to 'out', moving both 'pos'.
  *
  * It returns with 'in' exhausted or 'out' full.  Input that is read may still be inside the
- * encoder.  Returns 0, -ENOMEM, S3DLIO_E_ZSTD, or S3DLIO_E_CLOSED after the frame was ended.
+ * encoder.  Returns 0, -ENOMEM, S3DLIO_E_ZSTD, S3DLIO_E_CLOSED once s3dlio_zstd_encoder_end() was
+ * called, or S3DLIO_E_FORKED in a child of fork(2), which has none of the threads.
  */
 S3DLIO_API int
 s3dlio_zstd_encoder_write(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_in *in,
@@ -60,7 +61,7 @@ s3dlio_zstd_encoder_write(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zst
  * s3dlio_zstd_encoder_end() writes the rest of the frame and its checksum to 'out'.
  *
  * Returns 0 when the frame is complete, 1 when 'out' is full and the call must be repeated with
- * more room, -ENOMEM or S3DLIO_E_ZSTD.
+ * more room, -ENOMEM, S3DLIO_E_ZSTD or S3DLIO_E_FORKED.
  */
 S3DLIO_API int
 s3dlio_zstd_encoder_end(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_out *out);
