@@ -9,15 +9,12 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
-#include "s3dlio/crc32c.h"
+#include "hidden.h"
+#include "owner.h"
 #include "s3dlio/status.h"
 
-/* Writers of one target that may stand between link and rename at the same moment, or, without
- * O_TMPFILE, that may be open at once. */
-#define MAX_SLOTS 100
 /* As many links in a row as path_resolution(7) follows. */
 #define MAX_LINKS 40
 
@@ -27,32 +24,6 @@ close_fd(int *fd)
     if (*fd >= 0)
         close(*fd);
     *fd = -1;
-}
-
-/*
- * Whether what somebody else has put into a folder like /tmp, where everybody may put things, must
- * be left alone: following their link, or taking over their file's owner and mode, would let them
- * choose where this program writes and who reads it.  The kernel has the same rule for open(2)
- * (fs.protected_symlinks and fs.protected_regular in proc(5)).
- */
-static bool
-is_planted(const struct stat *folder, const struct stat *thing)
-{
-    return (folder->st_mode & S_ISVTX) && (folder->st_mode & S_IWOTH) &&
-           thing->st_uid != geteuid() && thing->st_uid != folder->st_uid;
-}
-
-static bool
-is_planted_link(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    struct stat folder, link;
-    char *parent = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup("./");
-    bool planted = !parent || stat(parent, &folder) != 0 || lstat(path, &link) != 0 ||
-                   is_planted(&folder, &link);
-
-    free(parent);
-    return planted;
 }
 
 /*
@@ -74,7 +45,7 @@ follow_links(const char *path, char **path_ret)
             *path_ret = here;
             return 0;
         }
-        if (is_planted_link(here)) {
+        if (s3dlio_owner_planted_link(here)) {
             free(here);
             return -EACCES;
         }
@@ -124,69 +95,6 @@ open_folder(const char *path, bool no_parents, int *dirfd_ret, const char **rest
     return status;
 }
 
-/* Names of one target: '.name.s3dlio-0', '.name.s3dlio-1', ...; a long name is cut and told apart
- * by its checksum. */
-static void
-hidden_name(const char *name, unsigned slot, char hidden[NAME_MAX + 1])
-{
-    int room = NAME_MAX + 1 - (int)sizeof ".-00000000.s3dlio-00";
-    int nbytes = (int)strnlen(name, NAME_MAX + 1);
-
-    if (nbytes <= room)
-        snprintf(hidden, NAME_MAX + 1, ".%.*s.s3dlio-%u", room, name, slot % MAX_SLOTS);
-    else
-        snprintf(hidden, NAME_MAX + 1, ".%.*s-%08x.s3dlio-%u", room, name,
-                 s3dlio_crc32c(0, name, (size_t)nbytes), slot % MAX_SLOTS);
-}
-
-/* Whether 'name' in 'dirfd' is still the file that 'fd' is. */
-static bool
-is_named(int fd, int dirfd, const char *name)
-{
-    struct stat open_file, named_file;
-
-    return fstat(fd, &open_file) == 0 &&
-           fstatat(dirfd, name, &named_file, AT_SYMLINK_NOFOLLOW) == 0 &&
-           open_file.st_dev == named_file.st_dev && open_file.st_ino == named_file.st_ino;
-}
-
-/*
- * Removes the hidden name if nobody holds its lock.  Returns whether the name is free now.
- * The lock is taken before the name is removed, and the name checked after: a name that was
- * removed and made again meanwhile belongs to somebody else.
- */
-static bool
-sweep(int dirfd, const char *hidden)
-{
-    bool swept = false;
-    int fd = openat(dirfd, hidden, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-
-    if (fd < 0)
-        return errno == ENOENT;
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && is_named(fd, dirfd, hidden))
-        swept = unlinkat(dirfd, hidden, 0) == 0;
-    close(fd);
-    return swept;
-}
-
-/* Removes what killed writers of this target left: from the first name on, up to two free ones. */
-static void
-sweep_all(int dirfd, const char *name)
-{
-    unsigned nfree = 0;
-
-    for (unsigned slot = 0; slot < MAX_SLOTS && nfree < 2; slot++) {
-        char hidden[NAME_MAX + 1];
-        struct stat file;
-
-        hidden_name(name, slot, hidden);
-        if (fstatat(dirfd, hidden, &file, AT_SYMLINK_NOFOLLOW) != 0)
-            nfree++;
-        else
-            (void)sweep(dirfd, hidden);
-    }
-}
-
 /* Gives a file without a name a visible one.  Without /proc there is only AT_EMPTY_PATH, which
  * older kernels keep to CAP_DAC_READ_SEARCH. */
 static int
@@ -209,12 +117,12 @@ claim_hidden(struct s3dlio_target *target)
     bool create = target->fd < 0;
     int status = -EEXIST;
 
-    for (unsigned slot = 0; slot < MAX_SLOTS && status == -EEXIST; slot++) {
+    for (unsigned slot = 0; slot < S3DLIO_HIDDEN_SLOTS && status == -EEXIST; slot++) {
         char hidden[NAME_MAX + 1];
 
-        hidden_name(target->name, slot, hidden);
+        s3dlio_hidden_name(target->name, slot, hidden);
         for (int tries = 0; tries < 2 && status == -EEXIST; tries++) {
-            if (tries > 0 && !sweep(target->dirfd, hidden))
+            if (tries > 0 && !s3dlio_hidden_sweep(target->dirfd, hidden))
                 break;
             if (create) {
                 target->fd =
@@ -230,7 +138,7 @@ claim_hidden(struct s3dlio_target *target)
             /* Between its making and this lock the name may have looked abandoned: whoever has the
              * lock is about to remove it, or already has. */
             if ((flock(target->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) ||
-                !is_named(target->fd, target->dirfd, hidden)) {
+                !s3dlio_hidden_is(target->fd, target->dirfd, hidden)) {
                 close_fd(&target->fd);
                 status = -EEXIST;
                 continue;
@@ -266,62 +174,13 @@ open_file(struct s3dlio_target *target)
     return claim_hidden(target);
 }
 
-/*
- * Takes over the POSIX ACL (acl(5)) of the file to be replaced.  Returns whether the group bits of
- * its mode are those of its group: with an ACL they are only the bound of all its entries.
- */
-static bool
-inherit_acl(const struct s3dlio_target *target)
-{
-    static const char name[] = "system.posix_acl_access";
-    char path[64 + PATH_MAX];
-    char acl[1024];
-    ssize_t nbytes;
-
-    /* There is no getxattrat(2) before Linux 6.13. */
-    snprintf(path, sizeof path, "/proc/self/fd/%d/%s", target->dirfd, target->path);
-    nbytes = lgetxattr(path, name, acl, sizeof acl);
-    if (nbytes < 0)
-        return errno == ENODATA || errno == EOPNOTSUPP;
-    return fsetxattr(target->fd, name, acl, (size_t)nbytes, 0) == 0;
-}
-
-/* What replaces a file should be open to the same people; not more, where it cannot be the same. */
-static int
-inherit_mode(const struct s3dlio_target *target, const struct stat *old)
-{
-    struct stat new;
-    mode_t mode = old->st_mode & 0777;
-
-    if (fstat(target->fd, &new) != 0)
-        return -errno;
-    if (new.st_uid != old->st_uid || new.st_gid != old->st_gid)
-        (void)!fchown(target->fd, old->st_uid, old->st_gid);
-    if (!inherit_acl(target))
-        mode &= 0707;
-    return fchmod(target->fd, mode) == 0 ? 0 : -errno;
-}
-
-/* Names of the form that hidden_name() makes would be taken for abandoned files. */
-static bool
-is_reserved(const char *name)
-{
-    const char *end = name + strlen(name);
-    const char *digits = end;
-
-    while (digits > name && digits[-1] >= '0' && digits[-1] <= '9')
-        digits--;
-    return name[0] == '.' && end - digits >= 1 && end - digits <= 2 && digits - name > 9 &&
-           strncmp(digits - 8, ".s3dlio-", 8) == 0;
-}
-
 /* Refuses what could not be put in place at the end, before anything is written. */
 static int
 check_path(const char *path, const char *name)
 {
     if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return -EISDIR;
-    if (is_reserved(name))
+    if (s3dlio_hidden_is_reserved(name))
         return S3DLIO_E_RESERVED_NAME;
     while (*path) {
         size_t nbytes = strcspn(path, "/");
@@ -369,13 +228,13 @@ s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_paren
     } else if (!S_ISREG(old.st_mode)) {
         status = S_ISDIR(old.st_mode) ? -EISDIR : S3DLIO_E_NOT_REGULAR;
         goto out;
-    } else if (fstat(target->dirfd, &folder) != 0 || is_planted(&folder, &old)) {
+    } else if (fstat(target->dirfd, &folder) != 0 || s3dlio_owner_planted(&folder, &old)) {
         status = -EACCES;
         goto out;
     }
     status = open_file(target);
     if (!status && old.st_mode)
-        status = inherit_mode(target, &old);
+        status = s3dlio_owner_inherit(target->fd, target->dirfd, target->path, &old);
 out:
     free(followed);
     if (status)
@@ -447,7 +306,7 @@ put_in_place(struct s3dlio_target *target, int dirfd)
 {
     int status = 0;
 
-    sweep_all(dirfd, target->name);
+    s3dlio_hidden_sweep_all(dirfd, target->name);
     if (!*target->hidden) {
         status = link_fd(target->fd, dirfd, target->name);
         if (status != -EEXIST)
@@ -457,7 +316,7 @@ put_in_place(struct s3dlio_target *target, int dirfd)
             return status;
     }
     /* Where locks do not reach other hosts, one of them may have taken the name for abandoned. */
-    if (!is_named(target->fd, target->dirfd, target->hidden)) {
+    if (!s3dlio_hidden_is(target->fd, target->dirfd, target->hidden)) {
         target->hidden[0] = '\0';
         return -ESTALE;
     }

@@ -3,13 +3,11 @@
  * step.
  *
  * Preferred is a file without a name (O_TMPFILE, open(2)), which the kernel removes whatever
- * happens to this process.  Where the file system has none, it is a hidden name beside the target.
- * Such a name is also needed for a moment to replace an existing file, as linkat(2) does not.  Its
- * owner holds a lock (flock(2)) on it, so that the next writer of the same target can tell a name
- * that a killed process left behind, and removes it.
+ * happens to this process.  Where the file system has none, it has a hidden name (hidden.h).
+ * Such a name is also needed for a moment to replace an existing file, as linkat(2) does not.
  *
  * In a folder where everybody may put things (sticky and writable by all, like /tmp), a link or
- * file of somebody else is refused with -EACCES, neither followed nor replaced.
+ * file of somebody else is refused with -EACCES, neither followed nor replaced (owner.h).
  */
 #ifndef S3DLIO_TARGET_H
 #define S3DLIO_TARGET_H

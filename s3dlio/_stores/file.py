@@ -30,7 +30,7 @@ _DURABILITY = {
     "none": lib.S3DLIO_DURABILITY_NONE,
 }
 
-# The hidden names under which the library makes files (csrc/src/target.c).
+# The hidden names under which the library makes files (csrc/src/hidden.h).
 _HIDDEN = re.compile(r"\..+\.s3dlio-[0-9]{1,2}", re.DOTALL)
 
 

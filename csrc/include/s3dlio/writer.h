@@ -83,8 +83,8 @@ struct s3dlio_writer_stats {
  *
  * Returns 0, -EINVAL for options out of range, -EISDIR, S3DLIO_E_NOT_REGULAR, S3DLIO_E_NO_DIRECT,
  * S3DLIO_E_BAD_ENGINE, S3DLIO_E_ZSTD, S3DLIO_E_RESERVED_NAME, -EACCES for a link or file of
- * somebody else in a folder like /tmp (see target.h in the sources), or -errno of the call that
- * failed.
+ * somebody else in a folder like /tmp (one that is sticky and writable by all), or -errno of the
+ * call that failed.
  */
 S3DLIO_API int
 s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
