@@ -30,6 +30,7 @@ _KINDS: dict[int, type[_errors.S3dlioError]] = {
     lib.S3DLIO_E_NOT_REGULAR: _errors.NotAnObjectError,
     lib.S3DLIO_E_RESERVED_NAME: _errors.InvalidInputError,
     -errno.ENOENT: _errors.NotFoundError,
+    -errno.ENOTDIR: _errors.NotFoundError,  # below a file there is nothing
     -errno.EISDIR: _errors.NotAnObjectError,
     -errno.EACCES: _errors.PermissionDeniedError,
     -errno.EPERM: _errors.PermissionDeniedError,

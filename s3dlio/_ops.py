@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError, StorageError
+from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError
 from s3dlio._logging import logger
 from s3dlio._options import WriterOptions
 from s3dlio._reader import read_range
@@ -97,10 +96,6 @@ def exists(uri: str) -> bool:
         stat(uri)
     except (NotFoundError, NotAnObjectError):
         return False
-    except StorageError as error:
-        if error.errno == errno.ENOTDIR:  # below a file
-            return False
-        raise
     return True
 
 

@@ -75,6 +75,8 @@ class WriterOptions:
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if self.direct is not None and not isinstance(self.direct, bool):
             raise TypeError(f"direct must be True, False or None, not {self.direct!r}")
+        if self.require_direct and self.direct is False:
+            raise InvalidInputError("require_direct=True and direct=False contradict each other")
         if isinstance(self.timeout, bool) or not isinstance(self.timeout, (int, float)):
             raise TypeError(f"timeout must be a number of seconds, not {self.timeout!r}")
         if not 0.001 <= self.timeout <= 1_000_000:

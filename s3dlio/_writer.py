@@ -63,8 +63,8 @@ class ObjectWriter:
         return str(self._uri)
 
     def write_chunk(self, chunk: Buffer) -> None:
-        """Appends the bytes of ``chunk``: anything with a contiguous buffer, of any size; items of more than one byte
-        count by their bytes.
+        """Appends the bytes of ``chunk``: anything with a C-contiguous buffer, of any size; items of more than one
+        byte count by their bytes.
 
         The memory may be reused when the call returns.  Returns at once unless all blocks are on their way.  Raises
         TypeError for str and objects without a buffer, ValueError for a buffer that is not contiguous (neither harms
@@ -147,8 +147,10 @@ class ObjectWriter:
 
     def stats(self) -> WriterStats:
         """What the writer did so far, and how."""
+        if self._pid != os.getpid():
+            raise self._forked("stats")
         # Long enough for a call that another thread is in to end, as a rule.
-        if self._pid == os.getpid() and self._state.acquire(timeout=1.0):
+        if self._state.acquire(timeout=1.0):
             try:
                 self._last_stats = self._stream.stats()
             finally:
@@ -159,8 +161,7 @@ class ObjectWriter:
         """One thread at a time, in the process that made the writer, and only while it is open and well.  After it the
         caller calls `_leave`."""
         if self._pid != os.getpid():
-            text = f"{operation} {self._uri}: the writer was made by the parent of this process"
-            raise ForkedError(text, operation=operation, uri=str(self._uri))
+            raise self._forked(operation)
         if not self._turn.acquire(blocking=False):
             raise self._busy(operation)
         self._state.acquire()
@@ -183,6 +184,10 @@ class ObjectWriter:
         else:
             text = f"{operation} {self._uri}: broken off by {type(error).__name__}"
             self._failure = S3dlioError(text, operation=operation, uri=str(self._uri))
+
+    def _forked(self, operation: str) -> ForkedError:
+        text = f"{operation} {self._uri}: the writer was made by the parent of this process"
+        return ForkedError(text, operation=operation, uri=str(self._uri))
 
     def _busy(self, operation: str) -> BusyError:
         return BusyError(
@@ -220,7 +225,7 @@ class ObjectWriter:
             self._stream.abort()
 
     def __repr__(self) -> str:
-        return f"<ObjectWriter {self._uri} {self._ended or 'open'}>"
+        return f"<ObjectWriter {self._uri} {self._ended or ('failed' if self._failure else 'open')}>"
 
 
 def open_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:

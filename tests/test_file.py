@@ -400,7 +400,7 @@ def test_root_of_a_file_system_is_refused_in_any_spelling(path: str) -> None:
     # Path("//") is not Path("/"): a comparison of spellings let a recursive delete of everything through.  Only the
     # question is tested here, never a deletion.
     with pytest.raises(s3dlio.InvalidInputError, match="root of a file system"):
-        _refuse_mount_point(Path(path), parse_uri(f"file://{path}"))
+        _refuse_mount_point(path, parse_uri(f"file://{path}"))
 
 
 def test_delete_does_not_reach_through_a_mount(small_disk: Path) -> None:
@@ -511,3 +511,50 @@ def test_one_writer_leaves_a_small_disk_to_the_others(small_disk: Path) -> None:
     s3dlio.put(f"direct://{small_disk}/b", bytes(12 << 20), buffer_size=BLOCK)
     first.finalize()
     assert s3dlio.stat(f"direct://{small_disk}/b")["size"] == 12 << 20
+
+
+def test_name_with_a_slash_at_its_end_is_not_the_file(disk_path: Path) -> None:
+    # Path() drops the slash, and delete() removed the file.
+    (disk_path / "file").write_bytes(b"x")
+    (disk_path / "folder").mkdir()
+    (disk_path / "link").symlink_to("folder")
+    for name in ("file/", "file/."):
+        uri = f"file://{disk_path}/{name}"
+        s3dlio.delete(uri)
+        s3dlio.delete(uri, recursive=True)
+        assert not s3dlio.exists(uri)
+        assert s3dlio.list(uri) == []
+        with pytest.raises(s3dlio.NotFoundError):
+            s3dlio.stat(uri)
+    with pytest.raises(s3dlio.NotAnObjectError):
+        s3dlio.delete(f"file://{disk_path}/link/")
+    assert sorted(path.name for path in disk_path.iterdir()) == ["file", "folder", "link"]
+
+
+def test_delete_where_it_is_not_allowed_is_a_permission_error(run_python: Run) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    code = """
+import os, sys
+import s3dlio
+s3dlio.exists(sys.argv[1])
+os.setresuid(65534, 65534, 65534)
+for recursive in (False, True):
+    try:
+        s3dlio.delete(sys.argv[1], recursive)
+    except s3dlio.PermissionDeniedError as error:
+        print(error)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        Path(folder, "secret").mkdir(mode=0o700)
+        Path(folder, "secret/f").write_bytes(b"x")
+        uri = f"file://{folder}/secret/f"
+        assert run_python(code, uri).stdout == f"delete {uri}: Permission denied\n" * 2
+
+
+@pytest.mark.parametrize("path", ["/proc/cpuinfo", "/proc/self/status"])
+def test_file_with_content_but_no_size_is_refused(path: str) -> None:
+    # It was taken for an empty one.
+    with pytest.raises(s3dlio.NotAnObjectError):
+        s3dlio.get(f"file://{path}")

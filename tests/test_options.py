@@ -101,3 +101,8 @@ def test_options_and_keywords_together_are_refused() -> None:
         s3dlio.open_writer("memory://options/a", s3dlio.WriterOptions(), level=3)
     with pytest.raises(TypeError, match="levle"):
         s3dlio.open_writer("memory://options/a", levle=3)
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(s3dlio.InvalidInputError, match="contradict"):
+        s3dlio.WriterOptions(direct=False, require_direct=True)

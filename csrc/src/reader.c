@@ -72,6 +72,7 @@ static int
 open_regular(struct s3dlio_reader *reader, const char *path)
 {
     struct stat file;
+    char byte;
 
     /* O_NONBLOCK: a FIFO without a writer would keep open() waiting. */
     reader->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -79,6 +80,10 @@ open_regular(struct s3dlio_reader *reader, const char *path)
         return -errno;
     if (!S_ISREG(file.st_mode))
         return S_ISDIR(file.st_mode) ? -EISDIR : S3DLIO_E_NOT_REGULAR;
+    /* Files of /proc have content but no size; taking them for empty would lose it in silence. */
+    if (file.st_size == 0 && pread(reader->fd, &byte, 1, 0) > 0 &&
+        (fstat(reader->fd, &file) != 0 || file.st_size == 0))
+        return S3DLIO_E_NOT_REGULAR;
     /* Some kernels answer reads of such a file with EAGAIN instead of waiting for the device. */
     if (fcntl(reader->fd, F_SETFL, 0) != 0)
         return -errno;
@@ -116,10 +121,13 @@ int
 s3dlio_reader_open(struct s3dlio_reader **reader_ret, const char *path,
                    const struct s3dlio_reader_options *options)
 {
-    struct s3dlio_reader *reader = calloc(1, sizeof *reader);
+    struct s3dlio_reader *reader;
     struct s3dlio_reader_options *o;
     int status;
 
+    if (!path)
+        return -EINVAL;
+    reader = calloc(1, sizeof *reader);
     if (!reader)
         return -ENOMEM;
     s3dlio_handle_init(&reader->handle);

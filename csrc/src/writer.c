@@ -117,9 +117,12 @@ s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
                    const struct s3dlio_writer_options *options)
 {
     struct s3dlio_stage_options stage = {.struct_nbytes = sizeof stage};
-    struct s3dlio_writer *writer = calloc(1, sizeof *writer);
+    struct s3dlio_writer *writer;
     int status;
 
+    if (!path)
+        return -EINVAL;
+    writer = calloc(1, sizeof *writer);
     if (!writer)
         return -ENOMEM;
     s3dlio_handle_init(&writer->handle);
@@ -383,6 +386,10 @@ synchronize(struct s3dlio_writer *writer)
 static int
 publish(struct s3dlio_writer *writer)
 {
+    /* The kernel ends the ring of a killed process some time after the process, and what the ring
+     * holds, the lock on a hidden name too, would last until then. */
+    (void)s3dlio_engine_close(writer->engine);
+    writer->engine = NULL;
     return s3dlio_target_publish(
         &writer->target, writer->options.durability == S3DLIO_DURABILITY_FULL, &writer->published);
 }

@@ -11,7 +11,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +156,7 @@ class FileStore(Store):
 
     def stat(self, uri: Uri) -> ObjectStat:
         try:
-            info = Path(uri.key).stat()
+            info = os.stat(uri.key)
         except OSError as error:
             raise _translate(error, "stat", uri) from error
         if not S_ISREG(info.st_mode):
@@ -172,9 +171,9 @@ class FileStore(Store):
 
     def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
         try:
-            if Path(uri.key).is_dir():
+            if os.path.isdir(uri.key):
                 yield from self._walk(uri, uri.key.rstrip("/") + "/", recursive)
-            elif Path(uri.key).is_file():
+            elif os.path.isfile(uri.key):
                 yield uri
         except OSError as error:
             raise _translate(error, "list", uri) from error
@@ -194,21 +193,26 @@ class FileStore(Store):
             todo += [place + name for name in names]
 
     def delete(self, uri: Uri, recursive: bool) -> None:
-        path = Path(uri.key)
+        # Strings, not Path: that would take 'f/' for the file 'f'.
+        path = uri.key
         try:
-            if recursive and path.is_dir() and not path.is_symlink():
+            if not os.path.isdir(path) or os.path.islink(path):
+                os.unlink(path)
+            elif recursive:
                 _refuse_mount_point(path, uri)
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            if path.is_dir():
                 raise _errors.NotAnObjectError(
                     f"delete {uri}: is a folder; recursive=True deletes all that is in it",
                     operation="delete",
                     uri=str(uri),
-                    errno=error.errno,
-                ) from error
+                    errno=errno.EISDIR,
+                )
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except _errors.S3dlioError:
+            raise
+        except OSError as error:
             raise _translate(error, "delete", uri) from error
 
 
@@ -230,7 +234,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _refuse_mount_point(path: Path, uri: Uri) -> None:
+def _refuse_mount_point(path: str, uri: Uri) -> None:
     """The root of a file system, this machine's above all, is no folder of objects, whatever its spelling ('/', '//',
     '/tmp/..'), and a folder that another file system is mounted in is not deleted through the mount."""
     for folder, _, _ in os.walk(os.path.realpath(path)):

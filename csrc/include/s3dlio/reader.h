@@ -34,7 +34,8 @@ struct s3dlio_reader_options {
  * 'options' may be NULL for the defaults.  The reader goes on reading this file also after its name
  * was given to another one.
  *
- * Returns 0, -EINVAL, -ENOENT, -EISDIR, S3DLIO_E_NOT_REGULAR, S3DLIO_E_NO_DIRECT,
+ * Returns 0, -EINVAL, -ENOENT, -EISDIR, S3DLIO_E_NOT_REGULAR (also for a file that has content but
+ * says that its size is 0, as in /proc), S3DLIO_E_NO_DIRECT,
  * S3DLIO_E_BAD_ENGINE, or -errno of the call that failed.
  */
 S3DLIO_API int
