@@ -531,7 +531,7 @@ def test_name_with_a_slash_at_its_end_is_not_the_file(disk_path: Path) -> None:
     assert sorted(path.name for path in disk_path.iterdir()) == ["file", "folder", "link"]
 
 
-def test_delete_where_it_is_not_allowed_is_a_permission_error(run_python: Run) -> None:
+def test_delete_and_list_where_it_is_not_allowed_are_permission_errors(run_python: Run) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to become somebody else")
     code = """
@@ -544,13 +544,19 @@ for recursive in (False, True):
         s3dlio.delete(sys.argv[1], recursive)
     except s3dlio.PermissionDeniedError as error:
         print(error)
+try:
+    print(s3dlio.list(sys.argv[1]))
+except s3dlio.PermissionDeniedError as error:
+    print(error)
 """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         Path(folder, "secret").mkdir(mode=0o700)
         Path(folder, "secret/f").write_bytes(b"x")
         uri = f"file://{folder}/secret/f"
-        assert run_python(code, uri).stdout == f"delete {uri}: Permission denied\n" * 2
+        assert run_python(code, uri).stdout == (
+            f"delete {uri}: Permission denied\n" * 2 + f"list {uri}: Permission denied\n"
+        )
 
 
 @pytest.mark.parametrize("path", ["/proc/cpuinfo", "/proc/self/status"])

@@ -18,8 +18,8 @@
  * 128 MiB, and level 22 asks for all of it. */
 #define WINDOW_LOG_MAX 27
 
-/* Each worker takes memory, 9 MiB at level 3 and 19 MiB at level 9 as measured, so that on a large
- * machine not all processors are taken unasked. */
+/* Each worker takes memory, more at higher levels, so that on a large machine not all processors
+ * are taken unasked. */
 #define MAX_DEFAULT_WORKERS 16
 
 static int

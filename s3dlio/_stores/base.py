@@ -152,8 +152,9 @@ class StagedStream:
         """Tells the writing thread that the sink has failed; for sinks, from any thread."""
         if self._failure is None:
             self._failure = error
-        if self._stage is not None:
-            lib.s3dlio_stage_fail(self._stage, -errno.EIO)
+        handle = self._handle  # the writing thread may end the stream at this moment
+        if handle is not None:
+            lib.s3dlio_stage_fail(handle[0], -errno.EIO)
 
     def write(self, data: Any) -> None:
         done = 0

@@ -171,10 +171,14 @@ class FileStore(Store):
 
     def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
         try:
-            if os.path.isdir(uri.key):
+            # Not os.path.isdir(): that takes a folder which may not be looked into for none at all.
+            mode = os.stat(uri.key).st_mode
+            if S_ISDIR(mode):
                 yield from self._walk(uri, uri.key.rstrip("/") + "/", recursive)
-            elif os.path.isfile(uri.key):
+            elif S_ISREG(mode):
                 yield uri
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except OSError as error:
             raise _translate(error, "list", uri) from error
 
@@ -208,12 +212,12 @@ class FileStore(Store):
                     uri=str(uri),
                     errno=errno.EISDIR,
                 )
-        except (FileNotFoundError, NotADirectoryError):
-            return
         except _errors.S3dlioError:
             raise
         except OSError as error:
-            raise _translate(error, "delete", uri) from error
+            # Inside a folder somebody else's deletion may have come in between: then not all is gone.
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)) or os.path.lexists(path):
+                raise _translate(error, "delete", uri) from error
 
 
 def _names(folder: str) -> Iterator[str]:
