@@ -12,7 +12,7 @@ package_inputs := CMakeLists.txt build_ffi.py pyproject.toml $(shell find csrc c
 c_files := find csrc tests/c -name '*.[ch]'
 
 .NOTPARALLEL:
-.PHONY: help demo test test-c test-python sanitize bench lint format clean FORCE
+.PHONY: help demo test test-c test-python sanitize soak bench lint format clean tools FORCE
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 | /p' Makefile | while IFS='|' read -r name text; do printf 'make %-13s%s\n' "$$name" "$$text"; done
@@ -25,12 +25,15 @@ test: lint test-c sanitize test-python ## Set up what is missing, then run every
 test-c: .venv/.ready ## Run the C tests as released
 	scripts/test-c
 
-test-python: .venv/.dev ## Run the Python tests
+test-python: .venv/.dev tools ## Run the Python tests
 	$(python) -m pytest
 
 sanitize: .venv/.ready ## Run the C tests with the address, undefined behaviour and thread sanitizers
 	scripts/test-c address,undefined
 	scripts/test-c thread
+
+soak: .venv/.dev tools ## Run the long forms of the tests that break things
+	S3DLIO_SOAK=1 $(python) -m pytest tests/crash tests/faults
 
 bench: .venv/.package ## Compare the direct writer with open().write() and fsync()
 	$(python) benchmarks/direct_writer.py
@@ -53,6 +56,9 @@ clean: ## Remove everything that was made here
 # Asked every time; writes its file only when it makes .venv anew.
 .venv/.ready: FORCE
 	@scripts/setup
+
+tools: .venv/.ready
+	@scripts/setup tools
 
 .venv/.package: .venv/.ready $(package_inputs)
 	@echo '==> Building the package'

@@ -64,6 +64,22 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Notes the one line that a harness has to say, such as ``kill9: 1000 kills, 0 torn, seed 7``."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = config.stash.get(FIGURES, [])
+    if figures:
+        terminalreporter.section("figures")
+        terminalreporter.write("".join(f"{line}\n" for line in figures))
+
+
 @pytest.fixture(autouse=True)
 def _no_descriptor_leaks() -> Iterator[None]:
     """Every test gives back what it opens."""
