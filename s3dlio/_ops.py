@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError
 from s3dlio._logging import logger
-from s3dlio._options import WriterOptions
+from s3dlio._native import pointer
+from s3dlio._options import WriterOptions, writer_options
 from s3dlio._reader import read_range
 from s3dlio._stores.base import ObjectStat
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
-from s3dlio._writer import ObjectWriter, open_writer
+from s3dlio._writer import ObjectWriter
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def create_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
     """Begins a file at ``file:///abs/path`` or ``file://localhost/abs/path`` (RFC 8089), written through the page
-    cache unless the options ask for O_DIRECT.
+    cache; a long one goes on with O_DIRECT, unless the options forbid it (``direct`` of `WriterOptions`).
 
     Missing folders are created with the file.  With compression the name gets ``.zst``, once.  Raises InvalidInputError
     for a URI that is not absolute or of another scheme, NotAnObjectError for a folder, both with the URI in the text.
@@ -77,8 +78,14 @@ def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings
 
     ``data`` is anything with a contiguous buffer; settings are those of `open_writer`.
     """
-    with open_writer(uri, options, **settings) as writer:
-        writer.write_chunk(data)
+    parsed = parse_uri(uri)
+    options = writer_options(options, settings)
+    if options.compression:
+        parsed = replace(parsed, key=options.stored_name(parsed.key))
+    content = data if type(data) is bytes else pointer(data)
+    began = time.monotonic()
+    store_for(parsed).put(parsed, content, options)
+    logger.debug("put %s: %d bytes, %.3f s", uri, len(content), time.monotonic() - began)
 
 
 def stat(uri: str) -> ObjectStat:

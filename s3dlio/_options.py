@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from s3dlio._errors import InvalidInputError
@@ -37,8 +38,10 @@ class WriterOptions:
         Files: ``'full'`` makes data and name survive a loss of power, ``'data'`` the data only (the old file may be
         back), ``'none'`` neither.
     ``direct=None``
-        Files: ``True`` writes with O_DIRECT where the file system offers it, ``False`` through the page cache;
-        ``None`` is what the URI or the function says.
+        Files: ``True`` writes with O_DIRECT where the file system offers it, ``False`` through the page cache.
+        ``None`` is what the URI or the function says: ``direct`` is True; ``file`` begins in the page cache, and a file
+        that is to last (``durability`` other than ``'none'``) and grows beyond 16 MiB goes on with O_DIRECT, which is
+        faster than to have all of it written at the end.
     ``require_direct=False``
         Files: ``True`` makes it an error when O_DIRECT is not available.
     ``create_parents=True``
@@ -122,6 +125,23 @@ class WriterOptions:
         if self.compression is None or name.endswith(".zst") or name.rpartition("/")[2] in ("", ".", ".."):
             return name
         return name + ".zst"
+
+
+def writer_options(options: WriterOptions | None, settings: dict[str, Any]) -> WriterOptions:
+    """The options of a call that takes an object or keywords.  The caller leaves them as they are."""
+    if options is None:
+        return _from_keywords(**settings)
+    if settings:
+        raise TypeError("pass either an options object or keywords, not both")
+    if not isinstance(options, WriterOptions):
+        raise TypeError(f"options must be WriterOptions, not {type(options).__name__}")
+    return options
+
+
+# Checking them takes longer than to store a small object.
+@lru_cache(64, typed=True)
+def _from_keywords(**settings: Any) -> WriterOptions:
+    return WriterOptions(**settings)
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

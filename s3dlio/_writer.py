@@ -14,7 +14,7 @@ from s3dlio._checksum import checksum_text
 from s3dlio._errors import BusyError, ClosedError, ForkedError, S3dlioError, copy_of
 from s3dlio._logging import logger
 from s3dlio._native import pointer
-from s3dlio._options import WriterOptions
+from s3dlio._options import WriterOptions, writer_options
 from s3dlio._stores.base import Stream, WriterStats
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
@@ -39,12 +39,11 @@ class ObjectWriter:
     """
 
     _ended: str | None = "refused"  # until the store has agreed
+    _appends = False  # whether small chunks may be appended without further questions
     _pid = 0
 
     def __init__(self, uri: Uri, options: WriterOptions) -> None:
-        if not isinstance(options, WriterOptions):
-            raise TypeError(f"options must be WriterOptions, not {type(options).__name__}")
-        options = options.snapshot()
+        options = writer_options(options, {}).snapshot()
         self._uri = Uri(uri.scheme, uri.container, options.stored_name(uri.key))
         # A call that writes takes its turn, or is refused when another thread has it, and then the state; asking for
         # the state takes only that.  Reentrant, so that a thread whose call Ctrl-C broke off anywhere can still abort.
@@ -56,6 +55,7 @@ class ObjectWriter:
         self._stream: Stream = store_for(uri).create(self._uri, options)
         self._last_stats = self._stream.stats()
         self._ended = None
+        self._appends = True
 
     @property
     def uri(self) -> str:
@@ -70,7 +70,16 @@ class ObjectWriter:
         TypeError for str and objects without a buffer, ValueError for a buffer that is not contiguous (neither harms
         the writer), and S3dlioError for a failure of the store.
         """
-        data = pointer(chunk)
+        data = chunk if type(chunk) is bytes else pointer(chunk)
+        # A second thread is refused below.
+        if self._appends and self._state.acquire(False):
+            try:
+                if self._stream.append(data):
+                    return
+            finally:
+                self._state.release()
+        if data is chunk:
+            data = pointer(chunk)
         self._enter("write")
         try:
             self._stream.write(data)
@@ -94,6 +103,7 @@ class ObjectWriter:
         file is in place but its folder could not be made durable.
         """
         self._enter("finalize")
+        self._appends = False
         try:
             self._stream.finish()
             self._ended = "finalized"
@@ -126,6 +136,7 @@ class ObjectWriter:
             raise self._busy("abort")
         self._state.acquire()
         try:
+            self._appends = False
             self._last_stats = self._stream.stats()
             self._ended = "aborted"
             self._stream.abort()
@@ -179,6 +190,7 @@ class ObjectWriter:
 
     def _fail(self, operation: str, error: BaseException) -> None:
         """Keeps the first failure, for later calls to raise again."""
+        self._appends = False
         if isinstance(error, S3dlioError):
             self._failure = copy_of(error)
         else:
@@ -234,6 +246,4 @@ def open_writer(uri: str, options: WriterOptions | None = None, **settings: Any)
     Settings are those of `WriterOptions`, as an object or as keywords:
     ``open_writer(uri, compression='zstd', level=6)``.
     """
-    if options is not None and settings:
-        raise TypeError("pass either an options object or keywords, not both")
-    return ObjectWriter(parse_uri(uri), options if options is not None else WriterOptions(**settings))
+    return ObjectWriter(parse_uri(uri), writer_options(options, settings))

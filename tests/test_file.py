@@ -225,6 +225,23 @@ def test_missing_folder_is_refused_when_asked(disk_path: Path) -> None:
     assert list(disk_path.iterdir()) == []
 
 
+def test_long_file_that_is_to_last_goes_on_with_direct_unless_forbidden(disk_path: Path) -> None:
+    chunk = os.urandom(1 << 20)
+    for settings, long_is_direct in (
+        ({}, True),
+        ({"durability": "data"}, True),
+        ({"durability": "none"}, False),
+        ({"direct": False}, False),
+    ):
+        for count, expected in ((15, False), (25, long_is_direct)):
+            with s3dlio.open_writer(f"file://{disk_path}/a", **settings) as writer:
+                for _ in range(count):
+                    writer.write_chunk(chunk)
+                writer.write_chunk(b"end")
+            assert writer.stats().direct is expected
+            assert (disk_path / "a").read_bytes() == chunk * count + b"end"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 def test_folder_of_somebody_else_is_a_permission_error(run_python: Run, tmp_path: Path) -> None:
     code = """
@@ -239,7 +256,7 @@ except PermissionError as error:
 """
     uri = "file:///etc/s3dlio-test"
     done = run_python(code, uri)
-    assert done.stdout == f"PermissionDeniedError 13 open {uri}: Permission denied\n"
+    assert done.stdout == f"PermissionDeniedError 13 put {uri}: Permission denied\n"
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ page_nbytes(void)
     return (size_t)sysconf(_SC_PAGESIZE);
 }
 
-int
-s3dlio_buffer_alloc(void **data_ret, size_t nbytes)
+/* Maps memory without advice. */
+static int
+map_aligned(char **data_ret, size_t nbytes)
 {
     size_t align = nbytes >= HUGE_PAGE ? HUGE_PAGE : page_nbytes();
     size_t spare = align - page_nbytes();
@@ -42,8 +43,20 @@ s3dlio_buffer_alloc(void **data_ret, size_t nbytes)
         munmap(map, head);
     if (spare > head)
         munmap(map + head + nbytes, spare - head);
-    s3dlio_buffer_advise(map + head, nbytes);
     *data_ret = map + head;
+    return 0;
+}
+
+int
+s3dlio_buffer_alloc(void **data_ret, size_t nbytes)
+{
+    char *data;
+    int status = map_aligned(&data, nbytes);
+
+    if (status)
+        return status;
+    s3dlio_buffer_advise(data, nbytes);
+    *data_ret = data;
     return 0;
 }
 
@@ -88,7 +101,7 @@ s3dlio_pool_new(struct s3dlio_pool **pool_ret, size_t block_nbytes, unsigned nbl
 {
     struct s3dlio_pool *pool;
     pthread_condattr_t attributes;
-    void *blocks;
+    char *blocks;
     int status;
 
     if (block_nbytes == 0 || nblocks == 0 || nblocks > MAX_BLOCKS ||
@@ -99,7 +112,7 @@ s3dlio_pool_new(struct s3dlio_pool **pool_ret, size_t block_nbytes, unsigned nbl
     if (!pool)
         return -ENOMEM;
     pool->out = (bool *)&pool->free_blocks[nblocks];
-    status = s3dlio_buffer_alloc(&blocks, block_nbytes * nblocks);
+    status = map_aligned(&blocks, block_nbytes * nblocks);
     if (status) {
         free(pool);
         return status;
@@ -109,6 +122,10 @@ s3dlio_pool_new(struct s3dlio_pool **pool_ret, size_t block_nbytes, unsigned nbl
      * that it fills next, also under a transfer. */
     (void)madvise(blocks, block_nbytes * nblocks, MADV_DONTFORK);
 #endif
+    /* To clear a huge page takes longer than to store a small object, so the first is of small
+     * ones. */
+    if (block_nbytes * nblocks > HUGE_PAGE)
+        s3dlio_buffer_advise(blocks + HUGE_PAGE, block_nbytes * nblocks - HUGE_PAGE);
     pool->blocks = blocks;
     pool->block_nbytes = block_nbytes;
     pool->nblocks = pool->nfree = nblocks;

@@ -11,6 +11,9 @@
 #include "engine.h"
 #include "s3dlio/status.h"
 
+/* Up to here AUTO leaves a file in the page cache: what is read again soon is as a rule not longer,
+ * and to write so much at the end takes no time that matters. */
+#define CACHED_NBYTES ((uint64_t)16 << 20)
 /* What every block device of today accepts, where the kernel does not tell (before Linux 6.1). */
 #define DEFAULT_ALIGN 4096
 
@@ -35,8 +38,9 @@ lives_in_memory(int fd)
     return (uint32_t)fs.f_type == 0x01021994 || (uint32_t)fs.f_type == 0x858458f6;
 }
 
+/* Returns whether O_DIRECT is worth trying, and what it asks of offsets and memory. */
 static int
-turn_on(int fd, size_t *align_ret)
+find_align(int fd, size_t *align_ret)
 {
 #ifdef STATX_DIOALIGN
     struct statx file;
@@ -54,7 +58,15 @@ turn_on(int fd, size_t *align_ret)
             *align_ret = file.stx_dio_offset_align;
     }
 #endif
-    return set_direct(fd, O_DIRECT);
+    return 0;
+}
+
+static int
+turn_on(struct s3dlio_direct_mode *mode, int fd)
+{
+    mode->error = set_direct(fd, O_DIRECT);
+    mode->on = mode->error == 0;
+    return mode->error;
 }
 
 int
@@ -63,12 +75,23 @@ s3dlio_direct_start(struct s3dlio_direct_mode *mode, enum s3dlio_direct wanted, 
     *mode = (struct s3dlio_direct_mode){.wanted = wanted, .align = 1};
     if (wanted == S3DLIO_DIRECT_OFF)
         return 0;
-    mode->error = turn_on(fd, &mode->align);
-    mode->on = mode->error == 0;
-    if (mode->on)
+    mode->error = find_align(fd, &mode->align);
+    if (wanted == S3DLIO_DIRECT_AUTO) {
+        if (mode->error)
+            *mode = (struct s3dlio_direct_mode){.wanted = S3DLIO_DIRECT_OFF, .align = 1};
+        return 0;
+    }
+    if (!mode->error && turn_on(mode, fd) == 0)
         return 0;
     mode->align = 1;
     return wanted == S3DLIO_DIRECT_REQUIRE ? S3DLIO_E_NO_DIRECT : 0;
+}
+
+bool
+s3dlio_direct_switch(struct s3dlio_direct_mode *mode, uint64_t offset, int fd)
+{
+    return mode->wanted == S3DLIO_DIRECT_AUTO && !mode->on && !mode->error &&
+           offset >= CACHED_NBYTES && turn_on(mode, fd) == 0;
 }
 
 int

@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "s3dlio/direct.h"
 
@@ -17,7 +18,7 @@ struct s3dlio_direct_mode {
     bool on;
     /* Why it is not on although it is wanted, as -errno. */
     int error;
-    /* What O_DIRECT asks of offsets and memory; 1 without. */
+    /* What O_DIRECT asks of offsets and memory; 1 where it will not be on. */
     size_t align;
 };
 
@@ -29,6 +30,13 @@ struct s3dlio_direct_mode {
  */
 int
 s3dlio_direct_start(struct s3dlio_direct_mode *mode, enum s3dlio_direct wanted, int fd);
+
+/*
+ * s3dlio_direct_switch() sets O_DIRECT under S3DLIO_DIRECT_AUTO once the file has got to 'offset'.
+ * Returns whether it did so now.
+ */
+bool
+s3dlio_direct_switch(struct s3dlio_direct_mode *mode, uint64_t offset, int fd);
 
 /*
  * s3dlio_direct_judge() looks at a transfer that has come back.  One that was refused with EINVAL

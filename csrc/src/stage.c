@@ -231,6 +231,22 @@ s3dlio_stage_write(struct s3dlio_stage *stage, const void *data, size_t nbytes, 
 }
 
 int
+s3dlio_stage_append(struct s3dlio_stage *stage, const void *data, size_t nbytes)
+{
+    int appended = 0;
+
+    if (enter(stage) != 0)
+        return 0;
+    /* A block that this fills is for s3dlio_stage_write(), which says that it is full. */
+    if (stage->block && !stage->encoder && !stage->ended &&
+        nbytes < stage->block_nbytes - stage->fill) {
+        (void)copy(stage, data, nbytes);
+        appended = 1;
+    }
+    return leave(stage, appended);
+}
+
+int
 s3dlio_stage_end(struct s3dlio_stage *stage, int wait_ms)
 {
     int status = enter(stage);

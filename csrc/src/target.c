@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,19 +96,19 @@ open_folder(const char *path, bool no_parents, int *dirfd_ret, const char **rest
     return status;
 }
 
-/* Gives a file without a name a visible one.  Without /proc there is only AT_EMPTY_PATH, which
- * older kernels keep to CAP_DAC_READ_SEARCH. */
+/* Gives a file without a name a visible one.  AT_EMPTY_PATH is the shorter way, which kernels
+ * before 6.10 keep to CAP_DAC_READ_SEARCH: they say ENOENT without it. */
 static int
 link_fd(int fd, int dirfd, const char *name)
 {
     char path[64];
 
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    if (linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW) == 0)
+    if (linkat(fd, "", dirfd, name, AT_EMPTY_PATH) == 0)
         return 0;
     if (errno != ENOENT)
         return -errno;
-    return linkat(fd, "", dirfd, name, AT_EMPTY_PATH) == 0 ? 0 : -errno;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return linkat(AT_FDCWD, path, dirfd, name, AT_SYMLINK_FOLLOW) == 0 ? 0 : -errno;
 }
 
 /* Makes a hidden name in 'target->dirfd': for the open file, or with a new file of its own. */
@@ -117,6 +118,8 @@ claim_hidden(struct s3dlio_target *target)
     bool create = target->fd < 0;
     int status = -EEXIST;
 
+    if (!create)
+        (void)flock(target->fd, LOCK_EX | LOCK_NB);
     for (unsigned slot = 0; slot < S3DLIO_HIDDEN_SLOTS && status == -EEXIST; slot++) {
         char hidden[NAME_MAX + 1];
 
@@ -149,10 +152,15 @@ claim_hidden(struct s3dlio_target *target)
     return status == -EEXIST ? -EBUSY : status;
 }
 
+/* What link_fd() may need in the end.  Asked for once: it takes as long as to make a file. */
 static bool
 has_proc(void)
 {
-    return access("/proc/self/fd", X_OK) == 0;
+    static atomic_bool seen;
+
+    if (!atomic_load_explicit(&seen, memory_order_relaxed) && access("/proc/self/fd", X_OK) == 0)
+        atomic_store_explicit(&seen, true, memory_order_relaxed);
+    return atomic_load_explicit(&seen, memory_order_relaxed);
 }
 
 static int
@@ -161,11 +169,8 @@ open_file(struct s3dlio_target *target)
 #ifdef O_TMPFILE
     if (has_proc()) {
         target->fd = openat(target->dirfd, ".", O_WRONLY | O_CLOEXEC | O_TMPFILE, 0666);
-        if (target->fd >= 0) {
-            /* Held for the moment when it gets a hidden name. */
-            (void)flock(target->fd, LOCK_EX | LOCK_NB);
+        if (target->fd >= 0)
             return 0;
-        }
         /* Without support: EOPNOTSUPP, or from a kernel before 3.11 EISDIR or ENOENT. */
         if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)
             return -errno;
@@ -306,7 +311,8 @@ put_in_place(struct s3dlio_target *target, int dirfd)
 {
     int status = 0;
 
-    s3dlio_hidden_sweep_all(dirfd, target->name);
+    /* A killed writer leaves a hidden name where it needed one: to replace a file, or where the
+     * file system has no O_TMPFILE.  Elsewhere there is none to look for, which takes its time. */
     if (!*target->hidden) {
         status = link_fd(target->fd, dirfd, target->name);
         if (status != -EEXIST)
@@ -315,6 +321,7 @@ put_in_place(struct s3dlio_target *target, int dirfd)
         if (status)
             return status;
     }
+    s3dlio_hidden_sweep_all(dirfd, target->name);
     /* Where locks do not reach other hosts, one of them may have taken the name for abandoned. */
     if (!s3dlio_hidden_is(target->fd, target->dirfd, target->hidden)) {
         target->hidden[0] = '\0';

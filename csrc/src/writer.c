@@ -68,8 +68,10 @@ struct s3dlio_writer {
 static int
 check_options(struct s3dlio_writer_options *o)
 {
-    if (o->durability > S3DLIO_DURABILITY_NONE || o->direct > S3DLIO_DIRECT_REQUIRE)
+    if (o->durability > S3DLIO_DURABILITY_NONE || o->direct > S3DLIO_DIRECT_AUTO)
         return -EINVAL;
+    if (o->direct == S3DLIO_DIRECT_AUTO && o->durability == S3DLIO_DURABILITY_NONE)
+        o->direct = S3DLIO_DIRECT_OFF;
     if (o->slice_ms < 0)
         return -EINVAL;
     return s3dlio_transfer_defaults(&o->block_nbytes, &o->in_flight, &o->timeout_ms);
@@ -112,11 +114,11 @@ release(struct s3dlio_writer *writer)
     writer->ios = NULL;
 }
 
-int
-s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
-                   const struct s3dlio_writer_options *options)
+/* All that does not need memory for blocks. */
+static int
+begin(struct s3dlio_writer **writer_ret, const char *path,
+      const struct s3dlio_writer_options *options)
 {
-    struct s3dlio_stage_options stage = {.struct_nbytes = sizeof stage};
     struct s3dlio_writer *writer;
     int status;
 
@@ -137,29 +139,52 @@ s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
         status = s3dlio_target_open(&writer->target, path, writer->options.no_parents != 0);
     if (!status)
         status = s3dlio_direct_start(&writer->direct, writer->options.direct, writer->target.fd);
-    if (status)
-        goto fail;
+    if (status) {
+        release(writer);
+        free(writer);
+        return status;
+    }
+    *writer_ret = writer;
+    return 0;
+}
+
+static int
+start_stage(struct s3dlio_writer *writer)
+{
+    struct s3dlio_stage_options stage = {.struct_nbytes = sizeof stage};
+    int status;
+
     stage.block_nbytes = s3dlio_round_up(writer->options.block_nbytes, writer->direct.align);
     stage.nblocks = writer->options.in_flight + 1;
     stage.zstd_level = writer->options.zstd_level;
     stage.zstd_workers = writer->options.zstd_workers;
     status = s3dlio_stage_new(&writer->stage, &stage);
     if (status)
-        goto fail;
+        return status;
     writer->block_nbytes = s3dlio_pool_block_nbytes(s3dlio_stage_pool(writer->stage));
     writer->ios = calloc(stage.nblocks, sizeof *writer->ios);
     if (!writer->ios)
-        status = -ENOMEM;
-    else if (writer->use_engine)
-        status = start_engine(writer);
+        return -ENOMEM;
+    return writer->use_engine ? start_engine(writer) : 0;
+}
+
+int
+s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
+                   const struct s3dlio_writer_options *options)
+{
+    struct s3dlio_writer *writer;
+    int status = begin(&writer, path, options);
+
     if (status)
-        goto fail;
+        return status;
+    status = start_stage(writer);
+    if (status) {
+        release(writer);
+        free(writer);
+        return status;
+    }
     *writer_ret = writer;
     return 0;
-fail:
-    release(writer);
-    free(writer);
-    return status;
 }
 
 /*
@@ -234,8 +259,10 @@ send_block(struct s3dlio_writer *writer)
 
     if (status)
         return status;
+    if (s3dlio_direct_switch(&writer->direct, block.offset, writer->target.fd))
+        writer->reserved = block.offset;
     index = s3dlio_pool_index(s3dlio_stage_pool(writer->stage), block.data);
-    nbytes = s3dlio_round_up(block.nbytes, writer->direct.align);
+    nbytes = writer->direct.on ? s3dlio_round_up(block.nbytes, writer->direct.align) : block.nbytes;
     if (nbytes > block.nbytes) {
         memset((char *)block.data + block.nbytes, 0, nbytes - block.nbytes);
         writer->oversized = true;
@@ -326,6 +353,19 @@ s3dlio_writer_write(struct s3dlio_writer *writer, const void *data, size_t nbyte
     if (taken_ret)
         *taken_ret = taken;
     return status;
+}
+
+int
+s3dlio_writer_append(struct s3dlio_writer *writer, const void *data, size_t nbytes)
+{
+    int appended = 0;
+
+    if (s3dlio_handle_enter(&writer->handle) != 0)
+        return 0;
+    if (!writer->error && writer->phase == WRITING)
+        appended = s3dlio_stage_append(writer->stage, data, nbytes);
+    s3dlio_handle_leave(&writer->handle);
+    return appended;
 }
 
 /* The steps of closing.  Each returns 0 when it is done, 1 to be called again, or a failure. */
@@ -431,6 +471,47 @@ s3dlio_writer_close(struct s3dlio_writer *writer)
         status = close_some(writer);
     }
     s3dlio_handle_leave(&writer->handle);
+    return status;
+}
+
+/* Whether a file of so many bytes needs more than to be handed to the page cache as it is. */
+static bool
+needs_blocks(const struct s3dlio_writer *writer, size_t nbytes)
+{
+    if (writer->options.zstd_level || writer->use_engine)
+        return true;
+    return writer->direct.wanted != S3DLIO_DIRECT_OFF &&
+           (writer->direct.wanted != S3DLIO_DIRECT_AUTO || nbytes >= writer->options.block_nbytes);
+}
+
+int
+s3dlio_writer_put(const char *path, const void *data, size_t nbytes,
+                  const struct s3dlio_writer_options *options)
+{
+    struct s3dlio_writer *writer;
+    int status = begin(&writer, path, options);
+
+    if (status)
+        return status;
+    writer->options.slice_ms = 0;
+    if (needs_blocks(writer, nbytes)) {
+        status = start_stage(writer);
+        if (!status)
+            status = s3dlio_writer_write(writer, data, nbytes, NULL);
+    } else {
+        struct s3dlio_io io = {.kind = S3DLIO_IO_WRITE,
+                               .data = (void *)data, /* a write only reads it */
+                               .nbytes = nbytes,
+                               .needed = nbytes};
+
+        status = s3dlio_io_run(&io, writer->target.fd, 1);
+        if (status == -EAGAIN)
+            status = -EBUSY;
+        writer->phase = SYNCING;
+    }
+    if (!status)
+        status = s3dlio_writer_close(writer);
+    s3dlio_writer_free(writer);
     return status;
 }
 

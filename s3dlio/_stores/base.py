@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from s3dlio._errors import TimedOutError
-from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, raise_status
+from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, pointer, raise_status
 
 if TYPE_CHECKING:
     from s3dlio._options import WriterOptions
@@ -56,6 +56,10 @@ class Stream(Protocol):
     def write(self, data: Any) -> None:
         """Appends bytes, given as `_native.pointer` makes them; they may be reused on return."""
 
+    def append(self, data: bytes | Any) -> bool:
+        """Appends bytes if that is no more than a copy, else takes nothing and returns False.  For small pieces, where
+        the way through `write` costs more than the bytes."""
+
     def finish(self) -> None:
         """Makes the object visible, complete and durable."""
 
@@ -86,6 +90,16 @@ class Store(ABC):
 
     @abstractmethod
     def open(self, uri: Uri) -> Source: ...
+
+    def put(self, uri: Uri, data: bytes | Any, options: WriterOptions) -> None:
+        """Stores a whole object, given as bytes or as `_native.pointer` makes it."""
+        stream = self.create(uri, options)
+        try:
+            stream.write(pointer(data) if isinstance(data, bytes) else data)
+            stream.finish()
+        except BaseException:
+            stream.abort()
+            raise
 
     @abstractmethod
     def stat(self, uri: Uri) -> ObjectStat: ...
@@ -155,6 +169,10 @@ class StagedStream:
         handle = self._handle  # the writing thread may end the stream at this moment
         if handle is not None:
             lib.s3dlio_stage_fail(handle[0], -errno.EIO)
+
+    def append(self, data: bytes | Any) -> bool:
+        appended: int = lib.s3dlio_stage_append(self._stage, data, len(data)) if self._stage is not None else 0
+        return appended == 1
 
     def write(self, data: Any) -> None:
         done = 0

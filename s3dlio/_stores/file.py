@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ _DURABILITY = {
     "none": lib.S3DLIO_DURABILITY_NONE,
 }
 
+# The longest object that is stored in one call, which Ctrl-C does not break off.
+_WHOLE_NBYTES = 1 << 20
+
 # The hidden names under which the library makes files (csrc/src/hidden.h).
 _HIDDEN = re.compile(r"\..+\.s3dlio-[0-9]{1,2}", re.DOTALL)
 
@@ -36,26 +40,16 @@ _HIDDEN = re.compile(r"\..+\.s3dlio-[0-9]{1,2}", re.DOTALL)
 class FileStream:
     """A file on its way: hidden until `finish` has made it durable and renamed it into place."""
 
-    def __init__(self, uri: Uri, options: WriterOptions, direct: bool) -> None:
+    def __init__(self, uri: Uri, options: Any) -> None:
         self._uri = str(uri)
-        o = ffi.new("struct s3dlio_writer_options *", {"struct_nbytes": ffi.sizeof("struct s3dlio_writer_options")})
-        o.block_nbytes = options.block_size()
-        o.in_flight = options.in_flight or 0
-        if options.compression:
-            o.zstd_level = options.level
-            o.zstd_workers = -1 if options.threads is None else options.threads
-        o.durability = _DURABILITY[options.durability]
-        if options.require_direct:
-            o.direct = lib.S3DLIO_DIRECT_REQUIRE
-        elif direct:
-            o.direct = lib.S3DLIO_DIRECT_PREFER
-        o.no_parents = not options.create_parents
-        o.slice_ms = SLICE_MS
-        o.timeout_ms = int(options.timeout * 1000)
         self._handle = new_handle("s3dlio_writer")
-        check(lib.s3dlio_writer_open(self._handle, os.fsencode(uri.key), o), "open", self._uri)
+        check(lib.s3dlio_writer_open(self._handle, os.fsencode(uri.key), options), "open", self._uri)
         self._writer = self._handle[0]
         self._taken = ffi.new("size_t *")
+
+    def append(self, data: Any) -> bool:
+        appended: int = lib.s3dlio_writer_append(self._writer, data, len(data))
+        return appended == 1
 
     def write(self, data: Any) -> None:
         nbytes = len(data)
@@ -149,7 +143,34 @@ class FileStore(Store):
         self._direct = direct
 
     def create(self, uri: Uri, options: WriterOptions) -> FileStream:
-        return FileStream(uri, options, self._direct if options.direct is None else options.direct)
+        return FileStream(uri, self._library_options(options))
+
+    def put(self, uri: Uri, data: Any, options: WriterOptions) -> None:
+        if len(data) > _WHOLE_NBYTES or options.compression:
+            super().put(uri, data, options)
+            return
+        status = lib.s3dlio_writer_put(os.fsencode(uri.key), data, len(data), self._library_options(options))
+        if status:
+            raise_status(status, "put", str(uri))
+
+    def _library_options(self, options: WriterOptions) -> Any:
+        """``struct s3dlio_writer_options *``, which the library only reads."""
+        if options.require_direct:
+            direct = lib.S3DLIO_DIRECT_REQUIRE
+        elif options.direct is None:
+            direct = lib.S3DLIO_DIRECT_PREFER if self._direct else lib.S3DLIO_DIRECT_AUTO
+        else:
+            direct = lib.S3DLIO_DIRECT_PREFER if options.direct else lib.S3DLIO_DIRECT_OFF
+        return _make_options(
+            options.block_size(),
+            options.in_flight or 0,
+            options.level if options.compression else 0,
+            -1 if options.threads is None else options.threads,
+            _DURABILITY[options.durability],
+            direct,
+            not options.create_parents,
+            int(options.timeout * 1000),
+        )
 
     def open(self, uri: Uri) -> FileSource:
         return FileSource(uri, self._direct)
@@ -218,6 +239,30 @@ class FileStore(Store):
             # Inside a folder somebody else's deletion may have come in between: then not all is gone.
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)) or os.path.lexists(path):
                 raise _translate(error, "delete", uri) from error
+
+
+@lru_cache(64)
+def _make_options(
+    block_nbytes: int,
+    in_flight: int,
+    zstd_level: int,
+    zstd_workers: int,
+    durability: int,
+    direct: int,
+    no_parents: bool,
+    timeout_ms: int,
+) -> Any:
+    o = ffi.new("struct s3dlio_writer_options *", {"struct_nbytes": ffi.sizeof("struct s3dlio_writer_options")})
+    o.block_nbytes = block_nbytes
+    o.in_flight = in_flight
+    o.zstd_level = zstd_level
+    o.zstd_workers = zstd_workers
+    o.durability = durability
+    o.direct = direct
+    o.no_parents = no_parents
+    o.slice_ms = SLICE_MS
+    o.timeout_ms = timeout_ms
+    return o
 
 
 def _names(folder: str) -> Iterator[str]:

@@ -826,7 +826,7 @@ options_out_of_range_are_refused_and_leave_nothing(void)
     bad[n++].zstd_level = 23;
     bad[n++].zstd_level = -1;
     bad[n++].durability = (enum s3dlio_durability)3;
-    bad[n++].direct = (enum s3dlio_direct)3;
+    bad[n++].direct = (enum s3dlio_direct)4;
     bad[n++].direct = (enum s3dlio_direct) - 1;
     bad[n++].slice_ms = -1;
     bad[n++].timeout_ms = -1;

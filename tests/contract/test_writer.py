@@ -356,3 +356,43 @@ def test_stats_describe_what_was_written(place: Place) -> None:
     assert stats.direct_reason is None
     if place.engine:
         assert stats.io_engine == {"uring": "io_uring", "threads": "threads"}[place.engine]
+
+
+def test_small_chunks_of_any_type_are_counted_and_stored(place: Place) -> None:
+    with s3dlio.open_writer(place.uri("a"), buffer_size=65536) as writer:
+        expected = b""
+        for number in range(3000):
+            chunk = bytes([number % 256]) * (number % 100)
+            expected += chunk
+            writer.write_chunk((chunk, bytearray(chunk), memoryview(chunk))[number % 3])
+            if number % 500 == 0:
+                assert writer.bytes_written() == len(expected)
+                assert writer.checksum() == f"crc32c:{s3dlio.crc32c(expected):08x}"
+    assert s3dlio.get(place.uri("a")) == expected
+
+
+def test_small_chunk_after_the_end_or_a_failure_is_refused(place: Place) -> None:
+    writer = s3dlio.open_writer(place.uri("a"))
+    writer.write_chunk(b"x")
+    writer.write_chunk(b"y")
+    writer.abort()
+    with pytest.raises(s3dlio.ClosedError):
+        writer.write_chunk(b"z")
+    with s3dlio.open_writer(place.uri("a")) as writer:
+        writer.write_chunk(b"x")
+    with pytest.raises(s3dlio.ClosedError):
+        writer.write_chunk(b"z")
+    assert s3dlio.get(place.uri("a")) == b"x"
+
+
+def test_put_of_any_size_and_type_is_read_back(place: Place) -> None:
+    for size in (0, 1, 70_000, (1 << 20) + 1, 5_000_001):
+        data = os.urandom(size)
+        s3dlio.put(place.uri("a"), data)
+        assert s3dlio.get(place.uri("a")) == data
+        s3dlio.put(place.uri("a"), memoryview(data), durability="none")
+        assert s3dlio.get(place.uri("a")) == data
+        s3dlio.put(place.uri("a"), bytearray(data), compression="zstd")
+        with s3dlio.open_reader(place.uri("a.zst"), decompress=True) as reader:
+            assert reader.read() == data
+    assert place.leftovers() == []

@@ -82,6 +82,16 @@ s3dlio_stage_write(struct s3dlio_stage *stage, const void *data, size_t nbytes, 
                    size_t *taken_ret);
 
 /*
+ * s3dlio_stage_append() takes all 'nbytes' bytes, if that is no more than a copy into the block at
+ * hand.  It is s3dlio_stage_write() for many small pieces.
+ *
+ * Returns 1, or 0 with nothing taken when it would be more: call s3dlio_stage_write(), which also
+ * tells a failure.
+ */
+S3DLIO_API int
+s3dlio_stage_append(struct s3dlio_stage *stage, const void *data, size_t nbytes);
+
+/*
  * s3dlio_stage_end() ends the stream: no more writes.
  *
  * Returns 1 while there is a block to take, then 0 when the last one was taken; -EAGAIN and

@@ -109,6 +109,16 @@ s3dlio_writer_write(struct s3dlio_writer *writer, const void *data, size_t nbyte
                     size_t *taken_ret);
 
 /*
+ * s3dlio_writer_append() appends 'nbytes' bytes at 'data', if that is no more than a copy.  It is
+ * s3dlio_writer_write() for many small pieces.
+ *
+ * Returns 1, or 0 with nothing taken when it would be more: call s3dlio_writer_write(), which also
+ * tells a failure.
+ */
+S3DLIO_API int
+s3dlio_writer_append(struct s3dlio_writer *writer, const void *data, size_t nbytes);
+
+/*
  * s3dlio_writer_close() writes what is left, makes the file durable as the options say, and puts it
  * in place under its name.
  *
@@ -119,6 +129,15 @@ s3dlio_writer_write(struct s3dlio_writer *writer, const void *data, size_t nbyte
  */
 S3DLIO_API int
 s3dlio_writer_close(struct s3dlio_writer *writer);
+
+/*
+ * s3dlio_writer_put() makes the file 'path' of the 'nbytes' bytes at 'data', in one call that does
+ * what s3dlio_writer_open(), _write() and _close() do, and returns what they would.  Bytes that go
+ * through the page cache as they are go there straight from 'data'.  'slice_ms' has no effect.
+ */
+S3DLIO_API int
+s3dlio_writer_put(const char *path, const void *data, size_t nbytes,
+                  const struct s3dlio_writer_options *options);
 
 /*
  * s3dlio_writer_abort() drops the file: writes on their way are waited for, the memory is freed,
