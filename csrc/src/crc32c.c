@@ -4,6 +4,10 @@
 #include "crc32c_impl.h"
 
 #include <stdatomic.h>
+#include <string.h>
+
+/* Bytes to copy and then checksum at a time: the copy is still in the first-level cache. */
+#define PIECE_NBYTES ((size_t)16 << 10)
 
 /*
  * after[k][b] is the register that byte b and then k bytes of zero leave behind.
@@ -83,6 +87,7 @@ struct variant {
     const char *name;
     unsigned features;
     s3dlio_crc32c_fn *extend;
+    s3dlio_crc32c_copy_fn *copy; /* NULL: a copy, then a checksum */
 };
 
 /* The best first; the last needs nothing. */
@@ -90,13 +95,13 @@ static const struct variant variants[] = {
 #if defined(__x86_64__)
     {"avx512-vpclmulqdq",
      S3DLIO_CPU_AVX512 | S3DLIO_CPU_VPCLMULQDQ | S3DLIO_CPU_SSE42 | S3DLIO_CPU_PCLMUL,
-     s3dlio_crc32c_avx512},
-    {"sse42-pclmul", S3DLIO_CPU_SSE42 | S3DLIO_CPU_PCLMUL, s3dlio_crc32c_sse42},
+     s3dlio_crc32c_avx512, s3dlio_crc32c_copy_avx512},
+    {"sse42-pclmul", S3DLIO_CPU_SSE42 | S3DLIO_CPU_PCLMUL, s3dlio_crc32c_sse42, NULL},
 #elif defined(__aarch64__) && !defined(__AARCH64EB__)
-    {"armv8-crc", S3DLIO_CPU_ARM_CRC32 | S3DLIO_CPU_ARM_PMULL, s3dlio_crc32c_armv8_pmull},
-    {"armv8-crc", S3DLIO_CPU_ARM_CRC32, s3dlio_crc32c_armv8},
+    {"armv8-crc", S3DLIO_CPU_ARM_CRC32 | S3DLIO_CPU_ARM_PMULL, s3dlio_crc32c_armv8_pmull, NULL},
+    {"armv8-crc", S3DLIO_CPU_ARM_CRC32, s3dlio_crc32c_armv8, NULL},
 #endif
-    {"portable", 0, s3dlio_crc32c_portable},
+    {"portable", 0, s3dlio_crc32c_portable, NULL},
 };
 
 /*
@@ -135,6 +140,22 @@ uint32_t
 s3dlio_crc32c(uint32_t crc, const void *data, size_t nbytes)
 {
     return ~bound_variant()->extend(~crc, data, nbytes);
+}
+
+uint32_t
+s3dlio_crc32c_copy(uint32_t crc, void *to, const void *from, size_t nbytes)
+{
+    const struct variant *variant = bound_variant();
+
+    crc = ~crc;
+    if (variant->copy)
+        return ~variant->copy(crc, to, from, nbytes);
+    for (size_t at = 0, piece; at < nbytes; at += piece) {
+        piece = nbytes - at < PIECE_NBYTES ? nbytes - at : PIECE_NBYTES;
+        memcpy((char *)to + at, (const char *)from + at, piece);
+        crc = variant->extend(crc, (unsigned char *)to + at, piece);
+    }
+    return ~crc;
 }
 
 const char *

@@ -26,6 +26,12 @@
 typedef uint32_t
 s3dlio_crc32c_fn(uint32_t crc, const unsigned char *data, size_t nbytes);
 
+/* The same, of bytes that it copies: it reads each once, and checksums what it stores. */
+typedef uint32_t
+s3dlio_crc32c_copy_fn(uint32_t crc, unsigned char *to, const unsigned char *from, size_t nbytes);
+
+s3dlio_crc32c_copy_fn s3dlio_crc32c_copy_avx512;
+
 s3dlio_crc32c_fn s3dlio_crc32c_portable;
 s3dlio_crc32c_fn s3dlio_crc32c_sse42;       /* needs SSE42 and PCLMUL */
 s3dlio_crc32c_fn s3dlio_crc32c_avx512;      /* also AVX512 and VPCLMULQDQ */
@@ -47,6 +53,14 @@ extern const struct s3dlio_crc32c_split s3dlio_crc32c_splits[];
 
 #define S3DLIO_CRC32C_SPLIT_COUNT 4
 #define S3DLIO_CRC32C_SPLIT_MIN   240
+
+/*
+ * s3dlio_crc32c_copy() copies 'nbytes' bytes and returns 'crc' extended by them, as s3dlio_crc32c()
+ * would for those at 'to': what is stored is what was checksummed, also if another thread changes
+ * the bytes at 'from' meanwhile.
+ */
+uint32_t
+s3dlio_crc32c_copy(uint32_t crc, void *to, const void *from, size_t nbytes);
 
 /* Makes the next call of s3dlio_crc32c() choose again, by s3dlio_cpu_features(). */
 void

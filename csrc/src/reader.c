@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "crc32c_impl.h"
 #include "direct.h"
 #include "engine.h"
 #include "handle.h"
@@ -224,13 +225,17 @@ static int
 finish_piece(struct s3dlio_reader *reader, struct slot *slot)
 {
     struct range *range = &reader->range;
+    const char *bounced;
 
     /* The range was cut to the file's length when the read began. */
     if (slot->io.done < slot->io.needed)
         return S3DLIO_E_TRUNCATED;
-    if (slot->bounce)
-        memcpy(slot->data, (char *)slot->io.data + slot->skip, slot->nbytes);
-    if (range->want_crc32c)
+    bounced = (char *)slot->io.data + slot->skip;
+    if (slot->bounce && range->want_crc32c)
+        slot->crc32c = s3dlio_crc32c_copy(0, slot->data, bounced, slot->nbytes);
+    else if (slot->bounce)
+        memcpy(slot->data, bounced, slot->nbytes);
+    else if (range->want_crc32c)
         slot->crc32c = s3dlio_crc32c(0, slot->data, slot->nbytes);
     slot->done = true;
     while (range->head < range->next && slot_of(reader, range->head)->done) {

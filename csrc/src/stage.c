@@ -4,8 +4,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "crc32c_impl.h"
 #include "handle.h"
 #include "options.h"
 #include "pool.h"
@@ -16,8 +16,6 @@
 
 #define DEFAULT_BLOCK_NBYTES ((size_t)4 << 20)
 #define DEFAULT_NBLOCKS      9
-/* Bytes to copy and then checksum at a time: the copy is still in the first-level cache. */
-#define PIECE_NBYTES ((size_t)16 << 10)
 
 struct s3dlio_stage {
     struct s3dlio_handle handle;
@@ -75,7 +73,7 @@ s3dlio_stage_pool(const struct s3dlio_stage *stage)
     return stage->pool;
 }
 
-/* Checksums what was put into the current block, up to 'fill'. */
+/* Checksums what the encoder has put into the current block, up to 'fill'. */
 static void
 stored(struct s3dlio_stage *stage, size_t fill)
 {
@@ -84,10 +82,7 @@ stored(struct s3dlio_stage *stage, size_t fill)
     stage->fill = fill;
 }
 
-/*
- * Copies into the current block and checksums the copy: what is stored is what was checksummed,
- * also if another thread changes the caller's memory meanwhile.
- */
+/* Copies into the current block, as far as there is room. */
 static size_t
 copy(struct s3dlio_stage *stage, const char *data, size_t nbytes)
 {
@@ -95,13 +90,9 @@ copy(struct s3dlio_stage *stage, const char *data, size_t nbytes)
 
     if (nbytes > room)
         nbytes = room;
-    for (size_t at = 0; at < nbytes;) {
-        size_t piece = nbytes - at < PIECE_NBYTES ? nbytes - at : PIECE_NBYTES;
-
-        memcpy(stage->block + stage->fill, data + at, piece);
-        stored(stage, stage->fill + piece);
-        at += piece;
-    }
+    stage->block_crc32c =
+        s3dlio_crc32c_copy(stage->block_crc32c, stage->block + stage->fill, data, nbytes);
+    stage->fill += nbytes;
     stage->raw_nbytes += nbytes;
     return nbytes;
 }

@@ -196,6 +196,44 @@ test_reads_nothing_outside_the_buffer(void)
     CHECK_EQ(munmap(map, map_nbytes), 0);
 }
 
+#define COPY_NBYTES ((size_t)70 << 10)
+
+/* The bytes arrive, those beside them stay as they are, and the checksum is theirs. */
+static void
+check_copy(unsigned char *room, size_t to, size_t from, size_t nbytes)
+{
+    uint32_t start = prefix[from];
+    unsigned char *copied = room + 64 + to;
+
+    CHECK(to <= 64 && nbytes <= COPY_NBYTES);
+    memset(room, 0xa5, COPY_NBYTES + 192);
+    CHECK_EQ(s3dlio_crc32c_copy(start, copied, data + from, nbytes), prefix[from + nbytes]);
+    CHECK(memcmp(copied, data + from, nbytes) == 0);
+    for (size_t i = 0; i < 64; i++) {
+        CHECK_EQ(copied[-1 - (long)i], 0xa5);
+        CHECK_EQ(copied[nbytes + i], 0xa5);
+    }
+}
+
+static void
+test_copy_checksums_what_it_stores(void)
+{
+    unsigned char *room = malloc(COPY_NBYTES + 192);
+
+    CHECK(room);
+    for (size_t to = 0; to <= 64; to += to < 2 ? 1 : 31) {
+        for (size_t nbytes = 0; nbytes <= 600; nbytes++)
+            check_copy(room, to, nbytes % 5, nbytes);
+        for (size_t nbytes = 4096 - 70; nbytes <= 4096 + 330; nbytes++)
+            check_copy(room, to, nbytes % 64, nbytes);
+    }
+    for (int i = 0; i < 200; i++)
+        check_copy(room, random_number() % 65, random_number() % 100,
+                   random_number() % (COPY_NBYTES + 1));
+    check_copy(room, 0, 0, COPY_NBYTES);
+    free(room);
+}
+
 /* Appending zeros is a linear map of the 32 bits: columns[i] is what becomes of bit i. */
 struct zeros {
     uint32_t columns[32];
@@ -406,6 +444,7 @@ test_every_kernel_this_processor_can_run(void)
         test_long_pieces_continue_the_checksum_before();
         test_any_split_gives_the_checksum_of_the_whole();
         test_reads_nothing_outside_the_buffer();
+        test_copy_checksums_what_it_stores();
         test_combine_gives_the_checksum_of_the_whole();
         test_first_call_from_many_threads_at_once(kernels[i].name);
     }
