@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from s3dlio._native import crc32c, lib
 
-from s3dlio._native import lib, pointer
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
-
-def crc32c(buffer: Buffer, value: int = 0) -> int:
-    """Returns the CRC32C of ``buffer``, any contiguous buffer by its bytes, as an int of 32 bits.
-
-    ``value`` is the checksum of what came before: ``crc32c(b, crc32c(a)) == crc32c(a + b)``.  Releases the GIL.
-    """
-    data = pointer(buffer)
-    result: int = lib.s3dlio_crc32c(value, data, len(data))
-    return result
+__all__ = ["checksum_text", "crc32c", "crc32c_combine"]
 
 
 def crc32c_combine(crc1: int, crc2: int, length2: int) -> int:

@@ -1,4 +1,4 @@
-"""The gate to the compiled library: the only importer of it, and the one place where its codes become errors."""
+"""The gate to the compiled library: the only importer of its modules, and where its codes become errors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from s3dlio import _errors
+from s3dlio._crc32c import crc32c
 from s3dlio._libs3dlio import ffi, lib
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SLICE_MS", "check", "ffi", "lib", "new_bytes", "new_handle", "pointer", "raise_status"]
+__all__ = ["SLICE_MS", "check", "crc32c", "ffi", "lib", "new_bytes", "new_handle", "pointer", "raise_status"]
 
 # How long one call into the library lasts at most, so that Python can run its signal handlers.
 SLICE_MS = 100

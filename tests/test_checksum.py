@@ -48,6 +48,14 @@ def test_start_value_out_of_range_is_refused(value: int) -> None:
         s3dlio.crc32c(b"", value)
 
 
+def test_arguments_by_keyword() -> None:
+    assert s3dlio.crc32c(buffer=b"world", value=s3dlio.crc32c(b"hello ")) == 0xC99465AA
+    assert s3dlio.crc32c(b"world", value=s3dlio.crc32c(b"hello ")) == 0xC99465AA
+    for arguments, names in (((), {}), ((b"", 0, 0), {}), ((b"",), {"buffer": b""}), ((b"",), {"other": 1})):
+        with pytest.raises(TypeError, match="crc32c"):
+            s3dlio.crc32c(*arguments, **names)  # type: ignore[arg-type]
+
+
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(TypeError):
         s3dlio.crc32c("text")  # type: ignore[arg-type]
