@@ -27,41 +27,29 @@ close_fd(int *fd)
     *fd = -1;
 }
 
-/*
- * Follows links at 'path' to the name that is to be replaced, which need not exist.
- * Returns 0 with a new string in '*path_ret', or -errno.
- */
+/* Replaces '*path' by what the link of that name leads to. */
 static int
-follow_links(const char *path, char **path_ret)
+follow_link(char **path)
 {
-    char *here = strdup(path);
+    const char *slash = strrchr(*path, '/');
     char link[PATH_MAX];
+    ssize_t nbytes = readlink(*path, link, sizeof link - 1);
+    char *next;
 
-    for (int i = 0; here && i <= MAX_LINKS; i++) {
-        ssize_t nbytes = readlink(here, link, sizeof link - 1);
-        const char *slash = strrchr(here, '/');
-        char *next;
-
-        if (nbytes < 0) { /* EINVAL: no link; ENOENT: a new file; others show when it is opened */
-            *path_ret = here;
-            return 0;
-        }
-        if (s3dlio_owner_planted_link(here)) {
-            free(here);
-            return -EACCES;
-        }
-        link[nbytes] = '\0';
-        if (link[0] == '/' || !slash)
-            next = strdup(link);
-        else if (asprintf(&next, "%.*s/%s", (int)(slash - here), here, link) < 0)
-            next = NULL;
-        free(here);
-        here = next;
-    }
-    if (!here)
+    if (nbytes < 0)
+        return -errno;
+    if (s3dlio_owner_planted_link(*path))
+        return -EACCES;
+    link[nbytes] = '\0';
+    if (link[0] == '/' || !slash)
+        next = strdup(link);
+    else if (asprintf(&next, "%.*s/%s", (int)(slash - *path), *path, link) < 0)
+        next = NULL;
+    if (!next)
         return -ENOMEM;
-    free(here);
-    return -ELOOP;
+    free(*path);
+    *path = next;
+    return 0;
 }
 
 /*
@@ -197,51 +185,72 @@ check_path(const char *path, const char *name)
     return 0;
 }
 
-int
-s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_parents)
+/* Opens the folder of 'path' and looks for what it names: '*old_ret', of mode 0 if there is
+ * nothing. */
+static int
+find_place(struct s3dlio_target *target, const char *path, bool no_parents, struct stat *old_ret)
 {
     const char *rest;
-    char *followed = NULL;
-    struct stat old, folder;
-    int status;
+    int status = open_folder(path, no_parents, &target->dirfd, &rest);
 
-    *target = (struct s3dlio_target){.fd = -1, .dirfd = -1};
-    if (!*path)
-        return -ENOENT;
-    status = follow_links(path, &followed);
     if (status)
         return status;
-    status = open_folder(followed, no_parents, &target->dirfd, &rest);
-    if (status)
-        goto out;
     target->path = strdup(rest);
-    if (!target->path) {
-        status = -ENOMEM;
-        goto out;
-    }
+    if (!target->path)
+        return -ENOMEM;
     rest = strrchr(target->path, '/');
     target->name = rest ? rest + 1 : target->path;
     status = check_path(target->path, target->name);
     if (status)
-        goto out;
-    if (fstatat(target->dirfd, target->path, &old, AT_SYMLINK_NOFOLLOW) != 0) {
-        if (errno != ENOENT) {
-            status = -errno;
-            goto out;
-        }
-        old.st_mode = 0;
-    } else if (!S_ISREG(old.st_mode)) {
-        status = S_ISDIR(old.st_mode) ? -EISDIR : S3DLIO_E_NOT_REGULAR;
-        goto out;
-    } else if (fstat(target->dirfd, &folder) != 0 || s3dlio_owner_planted(&folder, &old)) {
-        status = -EACCES;
-        goto out;
+        return status;
+    if (fstatat(target->dirfd, target->path, old_ret, AT_SYMLINK_NOFOLLOW) != 0) {
+        if (errno != ENOENT)
+            return -errno;
+        old_ret->st_mode = 0;
     }
-    status = open_file(target);
+    return 0;
+}
+
+/* Whether a file may take the place of what is there. */
+static int
+check_old(const struct s3dlio_target *target, const struct stat *old)
+{
+    struct stat folder;
+
+    if (!old->st_mode)
+        return 0;
+    if (!S_ISREG(old->st_mode))
+        return S_ISDIR(old->st_mode) ? -EISDIR : S3DLIO_E_NOT_REGULAR;
+    if (fstat(target->dirfd, &folder) != 0)
+        return -errno;
+    return s3dlio_owner_planted(&folder, old) ? -EACCES : 0;
+}
+
+int
+s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_parents)
+{
+    char *here = strdup(path);
+    struct stat old;
+    int status = here ? 0 : -ENOMEM;
+
+    *target = (struct s3dlio_target){.fd = -1, .dirfd = -1};
+    if (!*path)
+        status = -ENOENT;
+    if (!status)
+        status = find_place(target, here, no_parents, &old);
+    for (int nlinks = 0; !status && S_ISLNK(old.st_mode); nlinks++) {
+        s3dlio_target_forget(target);
+        status = nlinks < MAX_LINKS ? follow_link(&here) : -ELOOP;
+        if (!status)
+            status = find_place(target, here, no_parents, &old);
+    }
+    free(here);
+    if (!status)
+        status = check_old(target, &old);
+    if (!status)
+        status = open_file(target);
     if (!status && old.st_mode)
         status = s3dlio_owner_inherit(target->fd, target->dirfd, target->path, &old);
-out:
-    free(followed);
     if (status)
         s3dlio_target_close(target);
     return status;
