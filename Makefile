@@ -35,7 +35,7 @@ sanitize: .venv/.ready ## Run the C tests with the address, undefined behaviour 
 soak: .venv/.dev tools ## Run the long forms of the tests that break things
 	S3DLIO_SOAK=1 $(python) -m pytest tests/crash tests/faults
 
-bench: .venv/.package ## Compare the direct writer with open().write() and fsync()
+bench: .venv/.bench ## Compare the speed with that of others; takes half an hour
 	$(python) benchmarks/direct_writer.py
 
 lint: .venv/.dev ## Check style and types
@@ -69,4 +69,9 @@ tools: .venv/.ready
 .venv/.dev: .venv/.package pyproject.toml
 	@echo '==> Installing the tools for tests'
 	$(pip) --group dev
+	@touch $@
+
+.venv/.bench: .venv/.package pyproject.toml
+	@echo '==> Installing what the benchmarks compare with'
+	$(pip) --group bench
 	@touch $@

@@ -1,59 +1,84 @@
-"""The direct writer, durable and with CRC32C, against open().write() and fsync, in turn in one run.
-
-Usage: direct_writer.py [--size MIB] [--rounds N] [--folder DIR]
-
-Prints the median of each and the median, minimum and maximum of the ratio, round by round.
-"""
+"""The direct writer, durable and with CRC32C, against a bare C loop, open().write() and the reference, both with
+fsync(): a stream in chunks of 8 MiB."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import tempfile
-import time
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
-import s3dlio
+import race
+from race import BUILD, MIB, Contender, Race, Unavailable
 
-CHUNK = 8 << 20
+CHUNK = 8 * MIB
 
 
-def with_s3dlio(path: Path, chunk: bytes, count: int) -> None:
-    with s3dlio.open_writer(f"direct://{path}") as writer:
-        for _ in range(count):
+def ours() -> Callable[[str, int], None]:
+    import s3dlio
+
+    chunk = os.urandom(CHUNK)
+
+    def write(path: str, nbytes: int) -> None:
+        with s3dlio.open_writer(f"direct://{path}", require_direct=True) as writer:
+            for _ in range(nbytes // CHUNK):
+                writer.write_chunk(chunk)
+
+    return write
+
+
+def python_open() -> Callable[[str, int], None]:
+    chunk = os.urandom(CHUNK)
+
+    def write(path: str, nbytes: int) -> None:
+        with Path(path).open("wb", buffering=0) as file:
+            for _ in range(nbytes // CHUNK):
+                if file.write(chunk) != CHUNK:
+                    raise OSError("short write")
+            os.fsync(file.fileno())
+
+    return write
+
+
+def reference() -> Callable[[str, int], None]:
+    import s3dlio
+
+    chunk = os.urandom(CHUNK)
+
+    def write(path: str, nbytes: int) -> None:
+        writer = s3dlio.create_direct_filesystem_writer(f"direct://{path}")
+        for _ in range(nbytes // CHUNK):
             writer.write_chunk(chunk)
+        writer.finalize()
+        race.fsync(path)
+
+    return write
 
 
-def with_open(path: Path, chunk: bytes, count: int) -> None:
-    with path.open("wb", buffering=0) as file:
-        for _ in range(count):
-            file.write(chunk)
-        os.fsync(file.fileno())
+def bare_loop() -> list[str]:
+    program = BUILD / "bare_uring"
+    source = Path(__file__).with_name("bare_uring.c")
+    command = [os.environ.get("CC", "cc"), "-O2", "-march=native", "-Wall", "-Wextra", str(source), "-luring"]
+    try:
+        subprocess.run([*command, "-o", str(program)], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Unavailable("its C file cannot be compiled") from error
+    return [str(program)]
+
+
+CONTENDERS = (
+    Contender("s3dlio, direct://", ours),
+    Contender("bare io_uring loop in C", command=bare_loop, target=0.9),
+    Contender("open().write(), fsync()", python_open, target=1.2),
+    Contender("reference's direct writer, fsync()", reference, target=1.5, python=race.reference_python),
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=int, default=1024, metavar="MIB", help="MiB to write (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds after a warm-up (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path.cwd(), help="where to write (default: here)")
-    arguments = parser.parse_args()
-
-    chunk = os.urandom(CHUNK)
-    count = arguments.size * (1 << 20) // CHUNK
-    contenders = {"direct writer": with_s3dlio, "open().write(), fsync": with_open}
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for round_ in range(arguments.rounds + 1):
-        for name, write in contenders.items():
-            with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-                began = time.perf_counter()
-                write(Path(folder) / "a", chunk, count)
-                if round_ > 0:
-                    speeds[name].append(count * CHUNK / (time.perf_counter() - began) / 1e9)
-    for name, values in speeds.items():
-        print(f"{name:24} {median(values):5.2f} GB/s ({min(values):.2f} to {max(values):.2f})")
-    ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    print(f"{'ratio':24} {median(ratios):5.2f}      ({min(ratios):.2f} to {max(ratios):.2f})")
+    with Race(__file__, "Direct writer: a durable stream", CONTENDERS) as contest:
+        for mib in contest.pick(full=(512, 4096), quick=(64,)):
+            nbytes = mib * MIB
+            contest.case(f"{mib} MiB", (nbytes,), nbytes / 1e9, "GB/s", check=race.of_size(nbytes))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,284 @@
+"""What the benchmarks share: contenders that run in turn, statistics, the machine's description, results as JSON.
+
+A benchmark lists its contenders, ours first.  Each lives in a process of its own over all rounds, so that neither
+start nor import counts: it gets its arguments as one line of JSON, runs, and answers one line with the seconds.
+Every other round goes through the list backwards, and the first round is a warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import resource
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any
+
+import machine
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "bench"
+# Longer than any single run takes on a slow disk.
+DEADLINE = 900.0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """``make`` is called once in the worker, and what it returns is run once a round.  ``command`` gives the command
+    of a worker that is no Python function, ``python`` another interpreter; both may raise Unavailable."""
+
+    name: str
+    make: Callable[[], Callable[..., Any]] | None = None
+    target: float | None = None
+    command: Callable[[], list[str]] | None = None
+    python: Callable[[], str] = lambda: sys.executable
+
+
+class Unavailable(Exception):  # noqa: N818
+    """This contender cannot run here; the others can."""
+
+
+class Worker:
+    """A contender's process."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        self.name = name
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=BUILD)
+
+    def send(self, *arguments: Any) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        assert self._process.stdout
+        ready, _, _ = select.select([self._process.stdout], [], [], DEADLINE)
+        line = self._process.stdout.readline() if ready else b""
+        if not line:
+            self._process.kill()
+            sys.exit(f"{self.name}: {'ended' if ready else 'no answer in time'}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def run(self, *arguments: Any) -> dict[str, Any]:
+        self.send(*arguments)
+        return self.receive()
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def serve(run: Callable[..., Any]) -> None:
+    """The worker's loop.  What ``run`` returns, a dict or None, goes into the answer."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # a library that prints must not answer
+    for line in sys.stdin:
+        arguments = json.loads(line)
+        gc.collect()
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        began = time.perf_counter()
+        result = run(*arguments) or {}
+        seconds = time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        print(json.dumps({"seconds": seconds, "cpu": cpu, **result}), file=answers, flush=True)
+
+
+def reference_python() -> str:
+    """The interpreter that has the published package, made on first use."""
+    python = BUILD / "reference" / "bin" / "python"
+    if not (BUILD / "reference" / ".ready").exists():
+        try:
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(BUILD / "reference")], check=True)
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", "s3dlio==0.10.0"], check=True)
+        except subprocess.CalledProcessError as error:
+            raise Unavailable("the reference package cannot be installed") from error
+        (BUILD / "reference" / ".ready").touch()
+    return str(python)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+class Race:
+    """One benchmark: its arguments, its contenders, its results."""
+
+    def __init__(self, script: str, title: str, contenders: Sequence[Contender] = (), rounds: int = 5) -> None:
+        self.name = Path(script).stem
+        self._script = script
+        self._contenders = {contender.name: contender for contender in contenders}
+        parser = argparse.ArgumentParser(description=title)
+        parser.add_argument("--rounds", type=int, help=f"rounds after the warm-up (default: {rounds}, quick: 2)")
+        parser.add_argument("--quick", action="store_true", help="a small form, to see that it works")
+        parser.add_argument("--folder", type=Path, default=BUILD / "data", help="where to write (default: %(default)s)")
+        parser.add_argument("--json", type=Path, default=BUILD / f"{self.name}.json", help="default: %(default)s")
+        parser.add_argument("--worker", help=argparse.SUPPRESS)
+        arguments = parser.parse_args()
+        if arguments.worker:
+            make = self._contenders[arguments.worker].make
+            assert make
+            serve(make())
+            sys.exit()
+        self.quick: bool = arguments.quick
+        self.rounds: int = arguments.rounds or (2 if self.quick else rounds)
+        self._json: Path = arguments.json
+        self._workers: dict[str, Worker] = {}
+        BUILD.mkdir(parents=True, exist_ok=True)
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=arguments.folder.absolute()))
+        self.result: dict[str, Any] = {
+            "name": self.name,
+            "title": title,
+            "quick": self.quick,
+            "machine": machine.describe(self.folder),
+            "cases": [],
+        }
+        print(f"# {title}\n" + machine.text(self.result["machine"]) + "\n", flush=True)
+
+    def __enter__(self) -> Race:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        shutil.rmtree(self.folder)
+        if kind is None:
+            self._json.parent.mkdir(parents=True, exist_ok=True)
+            self._json.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def pick(self, full: Any, quick: Any) -> Any:
+        return quick if self.quick else full
+
+    def note(self, text: str) -> None:
+        """One line for readers of the figures."""
+        print(f"  {text}", flush=True)
+        self.result.setdefault("notes", []).append(text)
+
+    def worker(self, name: str, instance: int = 0) -> Worker:
+        key = f"{name} {instance}"
+        if key not in self._workers:
+            contender = self._contenders[name]
+            command = contender.command() if contender.command else [contender.python(), self._script, "--worker", name]
+            self._workers[key] = Worker(name, command)
+        return self._workers[key]
+
+    def available(self, names: Sequence[str]) -> list[str]:
+        able = []
+        for name in names:
+            try:
+                self.worker(name)
+                able.append(name)
+            except Unavailable as reason:
+                self.note(f"{name} is left out: {reason}")
+        return able
+
+    def case(
+        self,
+        title: str,
+        arguments: Sequence[Any],
+        amount: float,
+        unit: str,
+        *,
+        contenders: Sequence[str] | None = None,
+        targets: dict[str, float] | None = None,
+        before: Callable[[], None] = lambda: None,
+        check: Callable[[Path, dict[str, Any]], None] = lambda path, answer: None,
+        settle: bool = True,
+    ) -> dict[str, Any]:
+        """Runs the contenders over all rounds with a path in a fresh folder and ``arguments``, and prints the rates:
+        ``amount`` in ``unit`` per second.  ``check`` raises when a contender has not done its work."""
+        names = self.available(contenders or list(self._contenders))
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        for round_ in range(self.rounds + 1):
+            for name in names if round_ % 2 == 0 else reversed(names):
+                folder = self.folder / "run"
+                folder.mkdir()
+                before()
+                if settle:
+                    os.sync()  # what others have left must not be written in our time
+                answer = self.worker(name).run(str(folder / "a"), *arguments)
+                check(folder / "a", answer)
+                shutil.rmtree(folder)
+                if round_ > 0:
+                    answers[name].append(answer)
+        return self._add(title, amount, unit, answers, targets)
+
+    def _add(
+        self,
+        title: str,
+        amount: float,
+        unit: str,
+        answers: dict[str, list[dict[str, Any]]],
+        targets: dict[str, float] | None = None,
+    ) -> dict[str, Any]:
+        ours = next(iter(answers))
+        case: dict[str, Any] = {"title": title, "unit": unit, "rounds": self.rounds, "contenders": {}}
+        for name, runs in answers.items():
+            row: dict[str, Any] = {"rate": spread([amount / run["seconds"] for run in runs])}
+            row["cpu_seconds"] = median(run["cpu"] for run in runs)
+            row["seconds"] = [run["seconds"] for run in runs]
+            if "stored" in runs[0]:
+                row["stored"] = runs[0]["stored"]
+            if name != ours:
+                pairs = zip(answers[ours], runs, strict=True)
+                row["ratio"] = spread([other["seconds"] / own["seconds"] for own, other in pairs])
+                row["target"] = (targets or {}).get(name, self._contenders[name].target)
+            case["contenders"][name] = row
+        self.result["cases"].append(case)
+        print(case_text(case), flush=True)
+        return case
+
+
+def case_text(case: dict[str, Any]) -> str:
+    lines = [f"{case['title']}, {case['rounds']} rounds"]
+    for name, row in case["contenders"].items():
+        rate = row["rate"]
+        line = f"  {name:38} {rate['median']:9.3f} {case['unit']:9} ({rate['min']:.3f} to {rate['max']:.3f})"
+        line += f"  cpu {row['cpu_seconds']:.3f} s"
+        if "stored" in row:
+            line += f"  stored {row['stored']}"
+        if "ratio" in row:
+            ratio = row["ratio"]
+            line += f"  ours is {ratio['median']:.2f} times it ({ratio['min']:.2f} to {ratio['max']:.2f})"
+        if row.get("target"):
+            line += f", target {row['target']}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def of_size(nbytes: int) -> Callable[[Path, dict[str, Any]], None]:
+    """A check that the file has this size."""
+
+    def check(path: Path, answer: dict[str, Any]) -> None:
+        if path.stat().st_size != nbytes:
+            sys.exit(f"{path} has {path.stat().st_size} bytes, not {nbytes}")
+
+    return check
+
+
+def fsync(path: str) -> None:
+    """Makes a finished file durable, for contenders that leave that to their caller."""
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
