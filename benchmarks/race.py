@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -93,13 +93,17 @@ def serve(run: Callable[..., Any]) -> None:
     for line in sys.stdin:
         arguments = json.loads(line)
         gc.collect()
-        before = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_began = cpu_seconds()
         began = time.perf_counter()
         result = run(*arguments) or {}
         seconds = time.perf_counter() - began
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        print(json.dumps({"seconds": seconds, "cpu": cpu, **result}), file=answers, flush=True)
+        print(json.dumps({"seconds": seconds, "cpu": cpu_seconds() - cpu_began, **result}), file=answers, flush=True)
+
+
+def cpu_seconds() -> float:
+    """Of this process, its threads and its ended children, in the kernel too."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def reference_python() -> str:
@@ -145,6 +149,7 @@ class Race:
         BUILD.mkdir(parents=True, exist_ok=True)
         arguments.folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=arguments.folder.absolute()))
+        self.path = self.folder / "run" / "a"
         self.result: dict[str, Any] = {
             "name": self.name,
             "title": title,
@@ -205,62 +210,58 @@ class Race:
         before: Callable[[], None] = lambda: None,
         check: Callable[[Path, dict[str, Any]], None] = lambda path, answer: None,
         settle: bool = True,
-    ) -> dict[str, Any]:
+    ) -> None:
         """Runs the contenders over all rounds with a path in a fresh folder and ``arguments``, and prints the rates:
         ``amount`` in ``unit`` per second.  ``check`` raises when a contender has not done its work."""
         names = self.available(contenders or list(self._contenders))
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        for name in self.in_turn(names, before=before, settle=settle):
+            answer = self.worker(name).run(str(self.path), *arguments)
+            check(self.path, answer)
+            answers[name].append(answer)
+        seconds = {name: [answer["seconds"] for answer in answers[name][1:]] for name in names}
+        rows = {name: {"cpu_seconds": median(answer["cpu"] for answer in answers[name][1:])} for name in names}
+        for name, row in rows.items():
+            row["rate"] = spread([amount / value for value in seconds[name]])
+            row["seconds"] = seconds[name]
+            if "stored" in answers[name][0]:
+                row["stored"] = answers[name][0]["stored"]
+            if name != names[0]:
+                pairs = zip(seconds[names[0]], seconds[name], strict=True)
+                row["ratio"] = spread([other / own for own, other in pairs])
+                row["target"] = (targets or {}).get(name, self._contenders[name].target)
+        self.add({"title": title, "unit": unit, "rounds": self.rounds, "ratio": "ours to it", "rows": rows})
+
+    def in_turn(
+        self, names: Sequence[str], *, before: Callable[[], None] = lambda: None, settle: bool = True
+    ) -> Iterator[str]:
+        """Gives the names over all rounds, the warm-up first, each with an empty folder around `path`."""
         for round_ in range(self.rounds + 1):
             for name in names if round_ % 2 == 0 else reversed(names):
-                folder = self.folder / "run"
-                folder.mkdir()
+                self.path.parent.mkdir()
                 before()
                 if settle:
                     os.sync()  # what others have left must not be written in our time
-                answer = self.worker(name).run(str(folder / "a"), *arguments)
-                check(folder / "a", answer)
-                shutil.rmtree(folder)
-                if round_ > 0:
-                    answers[name].append(answer)
-        return self._add(title, amount, unit, answers, targets)
+                yield name
+                shutil.rmtree(self.path.parent)
 
-    def _add(
-        self,
-        title: str,
-        amount: float,
-        unit: str,
-        answers: dict[str, list[dict[str, Any]]],
-        targets: dict[str, float] | None = None,
-    ) -> dict[str, Any]:
-        ours = next(iter(answers))
-        case: dict[str, Any] = {"title": title, "unit": unit, "rounds": self.rounds, "contenders": {}}
-        for name, runs in answers.items():
-            row: dict[str, Any] = {"rate": spread([amount / run["seconds"] for run in runs])}
-            row["cpu_seconds"] = median(run["cpu"] for run in runs)
-            row["seconds"] = [run["seconds"] for run in runs]
-            if "stored" in runs[0]:
-                row["stored"] = runs[0]["stored"]
-            if name != ours:
-                pairs = zip(answers[ours], runs, strict=True)
-                row["ratio"] = spread([other["seconds"] / own["seconds"] for own, other in pairs])
-                row["target"] = (targets or {}).get(name, self._contenders[name].target)
-            case["contenders"][name] = row
+    def add(self, case: dict[str, Any]) -> None:
         self.result["cases"].append(case)
         print(case_text(case), flush=True)
-        return case
 
 
 def case_text(case: dict[str, Any]) -> str:
     lines = [f"{case['title']}, {case['rounds']} rounds"]
-    for name, row in case["contenders"].items():
+    for name, row in case["rows"].items():
         rate = row["rate"]
-        line = f"  {name:38} {rate['median']:9.3f} {case['unit']:9} ({rate['min']:.3f} to {rate['max']:.3f})"
-        line += f"  cpu {row['cpu_seconds']:.3f} s"
+        line = f"  {name:34} {rate['median']:10.3f} {case['unit']:8} ({rate['min']:.3f} to {rate['max']:.3f})"
+        if "cpu_seconds" in row:
+            line += f"  cpu {row['cpu_seconds']:.3f} s"
         if "stored" in row:
             line += f"  stored {row['stored']}"
         if "ratio" in row:
             ratio = row["ratio"]
-            line += f"  ours is {ratio['median']:.2f} times it ({ratio['min']:.2f} to {ratio['max']:.2f})"
+            line += f"  {case['ratio']} {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
         if row.get("target"):
             line += f", target {row['target']}"
         lines.append(line)

@@ -1,0 +1,30 @@
+"""The filesystem writer, durable and with CRC32C, against open().write() and the reference's filesystem writer, both
+with fsync(): a stream in chunks of 8 MiB through the page cache."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import race
+import writers
+from race import MIB, Contender, Race
+
+CONTENDERS = (
+    Contender("s3dlio, file://", partial(writers.ours, "file")),
+    Contender("open().write(), fsync()", partial(writers.python_open, 0), target=1.1),
+    Contender(
+        "reference's writer, fsync()", partial(writers.reference, "file"), target=1.3, python=race.reference_python
+    ),
+)
+
+
+def main() -> None:
+    with Race(__file__, "Filesystem writer: a durable stream in chunks of 8 MiB", CONTENDERS) as contest:
+        for mib in contest.pick(full=(512, 4096), quick=(64,)):
+            nbytes = mib * MIB
+            arguments = (nbytes, writers.CHUNK, True)
+            contest.case(f"{mib} MiB", arguments, nbytes / 1e9, "GB/s", check=race.of_size(nbytes))
+
+
+if __name__ == "__main__":
+    main()

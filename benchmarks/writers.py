@@ -1,0 +1,66 @@
+"""What writes a stream of equal chunks: contenders of several benchmarks.  Each is called as
+``write(path, nbytes, chunk_nbytes, durable)``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import race
+
+Write = Callable[[str, int, int, bool], None]
+CHUNK = 8 * race.MIB
+
+
+@lru_cache(1)
+def chunk_of(nbytes: int) -> bytes:
+    return os.urandom(nbytes)
+
+
+def ours(scheme: str) -> Write:
+    import s3dlio
+
+    def write(path: str, nbytes: int, chunk_nbytes: int, durable: bool) -> None:
+        chunk = chunk_of(chunk_nbytes)
+        with s3dlio.open_writer(f"{scheme}://{path}", durability="full" if durable else "none") as writer:
+            write_chunk = writer.write_chunk
+            for _ in range(nbytes // chunk_nbytes):
+                write_chunk(chunk)
+        if scheme == "direct" and not writer.stats().direct:
+            raise OSError(f"no O_DIRECT here: {writer.stats().direct_reason}")
+
+    return write
+
+
+def python_open(buffering: int) -> Write:
+    def write(path: str, nbytes: int, chunk_nbytes: int, durable: bool) -> None:
+        chunk = chunk_of(chunk_nbytes)
+        with Path(path).open("wb", buffering) as file:
+            write_chunk = file.write
+            for _ in range(nbytes // chunk_nbytes):
+                write_chunk(chunk)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+
+    return write
+
+
+def reference(scheme: str) -> Write:
+    import s3dlio
+
+    create = s3dlio.create_direct_filesystem_writer if scheme == "direct" else s3dlio.create_filesystem_writer
+
+    def write(path: str, nbytes: int, chunk_nbytes: int, durable: bool) -> None:
+        chunk = chunk_of(chunk_nbytes)
+        writer = create(f"{scheme}://{path}")
+        write_chunk = writer.write_chunk
+        for _ in range(nbytes // chunk_nbytes):
+            write_chunk(chunk)
+        writer.finalize()
+        if durable:
+            race.fsync(path)
+
+    return write
