@@ -130,7 +130,7 @@ class Race:
         self.name = Path(script).stem
         self._script = script
         self._contenders = {contender.name: contender for contender in contenders}
-        parser = argparse.ArgumentParser(description=title)
+        parser = argparse.ArgumentParser(description=f"{title}, in turn with others.")
         parser.add_argument("--rounds", type=int, help=f"rounds after the warm-up (default: {rounds}, quick: 2)")
         parser.add_argument("--quick", action="store_true", help="a small form, to see that it works")
         parser.add_argument("--folder", type=Path, default=BUILD / "data", help="where to write (default: %(default)s)")
@@ -222,14 +222,16 @@ class Race:
         seconds = {name: [answer["seconds"] for answer in answers[name][1:]] for name in names}
         rows = {name: {"cpu_seconds": median(answer["cpu"] for answer in answers[name][1:])} for name in names}
         for name, row in rows.items():
-            row["rate"] = spread([amount / value for value in seconds[name]])
+            row["value"] = spread([amount / value for value in seconds[name]])
             row["seconds"] = seconds[name]
             if "stored" in answers[name][0]:
                 row["stored"] = answers[name][0]["stored"]
             if name != names[0]:
                 pairs = zip(seconds[names[0]], seconds[name], strict=True)
                 row["ratio"] = spread([other / own for own, other in pairs])
-                row["target"] = (targets or {}).get(name, self._contenders[name].target)
+                target = (targets or {}).get(name, self._contenders[name].target)
+                if target is not None:
+                    row["target"] = f"at least {target}"
         self.add({"title": title, "unit": unit, "rounds": self.rounds, "ratio": "ours to it", "rows": rows})
 
     def in_turn(
@@ -253,8 +255,8 @@ class Race:
 def case_text(case: dict[str, Any]) -> str:
     lines = [f"{case['title']}, {case['rounds']} rounds"]
     for name, row in case["rows"].items():
-        rate = row["rate"]
-        line = f"  {name:34} {rate['median']:10.3f} {case['unit']:8} ({rate['min']:.3f} to {rate['max']:.3f})"
+        value = row["value"]
+        line = f"  {name:34} {value['median']:10.3f} {case['unit']:8} ({value['min']:.3f} to {value['max']:.3f})"
         if "cpu_seconds" in row:
             line += f"  cpu {row['cpu_seconds']:.3f} s"
         if "stored" in row:
@@ -262,7 +264,7 @@ def case_text(case: dict[str, Any]) -> str:
         if "ratio" in row:
             ratio = row["ratio"]
             line += f"  {case['ratio']} {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
-        if row.get("target"):
+        if "target" in row:
             line += f", target {row['target']}"
         lines.append(line)
     return "\n".join(lines)
