@@ -9,7 +9,8 @@ python := .venv/bin/python
 pip := $(python) -m pip install --quiet
 build_requires := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 package_inputs := CMakeLists.txt build_ffi.py pyproject.toml $(shell find csrc cmake)
-c_files := find csrc tests/c -name '*.[ch]'
+c_files := find csrc tests/c benchmarks -name '*.[ch]'
+benchmarks := direct_writer filesystem_writer zstd_writer small_chunks small_files reader checksum memory scaling
 
 .NOTPARALLEL:
 .PHONY: help demo test test-c test-python sanitize soak bench lint format clean tools FORCE
@@ -36,7 +37,8 @@ soak: .venv/.dev tools ## Run the long forms of the tests that break things
 	S3DLIO_SOAK=1 $(python) -m pytest tests/crash tests/faults
 
 bench: .venv/.bench ## Compare the speed with that of others; takes half an hour
-	$(python) benchmarks/direct_writer.py
+	@set -e; for benchmark in $(benchmarks); do $(python) benchmarks/$$benchmark.py; done
+	$(python) benchmarks/report.py
 
 lint: .venv/.dev ## Check style and types
 	$(python) -m ruff check

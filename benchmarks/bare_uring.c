@@ -33,7 +33,8 @@ static void
 check(long status, const char *what)
 {
     if (status < 0) {
-        fprintf(stderr, "bare_uring: %s: %s\n", what, strerror(status == -1 ? errno : (int)-status));
+        fprintf(stderr, "bare_uring: %s: %s\n", what,
+                strerror(status == -1 ? errno : (int)-status));
         exit(1);
     }
 }
@@ -45,7 +46,8 @@ open_ring(struct io_uring *ring, int fd, char *blocks)
     int status = -EINVAL;
 
 #ifdef IORING_SETUP_DEFER_TASKRUN /* Linux 6.1 */
-    status = io_uring_queue_init(DEPTH, ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+    status =
+        io_uring_queue_init(DEPTH, ring, IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
 #endif
     if (status == -EINVAL)
         status = io_uring_queue_init(DEPTH, ring, 0);
@@ -99,7 +101,8 @@ write_file(const char *path, size_t nbytes)
 
         memcpy(blocks + block * BLOCK, chunk + offset % CHUNK, length);
         sqe = io_uring_get_sqe(&ring);
-        io_uring_prep_write_fixed(sqe, 0, blocks + block * BLOCK, (unsigned)length, offset, (int)block);
+        io_uring_prep_write_fixed(sqe, 0, blocks + block * BLOCK, (unsigned)length, offset,
+                                  (int)block);
         sqe->flags |= IOSQE_FIXED_FILE;
         io_uring_sqe_set_data64(sqe, (uint64_t)length << 8 | block);
         check(io_uring_submit(&ring), "io_uring_submit");

@@ -72,7 +72,8 @@ def disk(folder: Path) -> str:
 
 def text(machine: dict[str, Any]) -> str:
     versions = [f"{name} {version}" for name, version in (machine["libraries"] | machine["tools"]).items() if version]
+    load = f"; load at the beginning {machine['load']}" if machine["load"] is not None else ""
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
-        f"{machine['disk']}, Python {machine['python']}, {', '.join(versions)}; load at the beginning {machine['load']}"
+        f"{machine['disk']}, Python {machine['python']}, {', '.join(versions)}{load}"
     )
