@@ -36,7 +36,7 @@ sanitize: .venv/.ready ## Run the C tests with the address, undefined behaviour 
 soak: .venv/.dev tools ## Run the long forms of the tests that break things
 	S3DLIO_SOAK=1 $(python) -m pytest tests/crash tests/faults
 
-bench: .venv/.bench ## Compare the speed with that of others; takes half an hour
+bench: .venv/.bench ## Compare the speed with that of others, for docs/performance.md
 	@set -e; for benchmark in $(benchmarks); do $(python) benchmarks/$$benchmark.py; done
 	$(python) benchmarks/report.py
 

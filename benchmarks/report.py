@@ -97,6 +97,7 @@ def main() -> None:
     page = PAGE.read_text()
     texts: dict[str, str] = {}
     machines: dict[str, str] = {}
+    loads = []
     for _, name, *_ in REGION.findall(page):
         path = arguments.figures / f"{name}.json"
         if not path.exists():
@@ -107,12 +108,14 @@ def main() -> None:
             continue
         texts[name] = section(result)
         machines[name] = machine.text({**result["machine"], "load": None})
+        loads.append(result["machine"]["load"])
         PLOTS.mkdir(exist_ok=True)
         (PLOTS / f"{name}.svg").write_text(plot(result))
     if len(set(machines.values())) > 1:
         sys.exit("the figures are not all of one machine and one version: run `make bench`")
     if machines:
-        texts["machine"] = next(iter(machines.values())) + "\n"
+        load = f"load at the beginning of a benchmark {min(loads)} to {max(loads)}"
+        texts["machine"] = f"{next(iter(machines.values()))}; {load}\n"
     PAGE.write_text(REGION.sub(lambda found: found[1] + texts.get(found[2], found[3]) + found[4], page))
     print(f"{PAGE.relative_to(ROOT)}: {', '.join(texts) or 'nothing new'}")
 
