@@ -20,6 +20,8 @@
 struct s3dlio_stage {
     struct s3dlio_handle handle;
     struct s3dlio_pool *pool;
+    /* For each block whether the sink has it; the pool knows only that it is out. */
+    atomic_bool *lent;
     struct s3dlio_zstd_encoder *encoder;
     /* The block that is being filled, or NULL. */
     char *block;
@@ -56,6 +58,10 @@ s3dlio_stage_new(struct s3dlio_stage **stage_ret, const struct s3dlio_stage_opti
     s3dlio_handle_init(&stage->handle);
     status = s3dlio_pool_new(&stage->pool, o.block_nbytes ? o.block_nbytes : DEFAULT_BLOCK_NBYTES,
                              o.nblocks ? o.nblocks : DEFAULT_NBLOCKS);
+    if (!status) {
+        stage->lent = calloc(s3dlio_pool_nblocks(stage->pool), sizeof *stage->lent);
+        status = stage->lent ? 0 : -ENOMEM;
+    }
     if (!status && o.zstd_level)
         status = s3dlio_zstd_encoder_new(&stage->encoder, o.zstd_level, o.zstd_workers);
     if (status) {
@@ -264,6 +270,7 @@ s3dlio_stage_take(struct s3dlio_stage *stage, struct s3dlio_block *block_ret)
         s3dlio_crc32c_combine(taken->stored_crc32c, stage->block_crc32c, stage->fill);
     taken->stored_nbytes += stage->fill;
     taken->nblocks++;
+    atomic_store(&stage->lent[s3dlio_pool_index(stage->pool, stage->block)], true);
     stage->block = NULL;
     stage->fill = 0;
     stage->block_crc32c = 0;
@@ -274,9 +281,15 @@ s3dlio_stage_take(struct s3dlio_stage *stage, struct s3dlio_block *block_ret)
 int
 s3dlio_stage_release(struct s3dlio_stage *stage, void *data)
 {
+    unsigned index = s3dlio_pool_index(stage->pool, data);
+
     /* In the child of a fork, another thread of the parent may hold the pool's lock for ever. */
     if (s3dlio_handle_is_forked(&stage->handle))
         return S3DLIO_E_FORKED;
+    if (index >= s3dlio_pool_nblocks(stage->pool) ||
+        s3dlio_pool_block(stage->pool, index) != data ||
+        !atomic_exchange(&stage->lent[index], false))
+        return -EINVAL;
     return s3dlio_pool_give(stage->pool, data);
 }
 
@@ -316,5 +329,6 @@ s3dlio_stage_free(struct s3dlio_stage *stage)
     /* The child of a fork has neither the blocks nor the threads that hold the pool's lock. */
     if (!s3dlio_handle_is_forked(&stage->handle))
         s3dlio_pool_free(stage->pool);
+    free(stage->lent);
     free(stage);
 }

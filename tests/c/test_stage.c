@@ -243,6 +243,24 @@ write_without_a_free_block_asks_to_come_again(void)
     s3dlio_stage_free(stage);
 }
 
+/* A block that was released twice while the stage filled it again was given back under its hands:
+ * the next block lay in the same memory. */
+static void
+block_that_is_filled_again_is_not_released(void)
+{
+    struct s3dlio_stage *stage = new_stage(2, 0);
+    void *blocks[2];
+    size_t taken = 0;
+
+    lend_all(stage, 2, blocks);
+    CHECK_EQ(s3dlio_stage_release(stage, blocks[0]), 0);
+    CHECK_EQ(write_more(stage, "x", 1, 0, &taken), 0);
+    CHECK_EQ(s3dlio_stage_release(stage, blocks[0]), -EINVAL);
+    CHECK_EQ(s3dlio_stage_release(stage, blocks[1]), 0);
+    CHECK_EQ(s3dlio_stage_release(stage, blocks[1]), -EINVAL);
+    s3dlio_stage_free(stage);
+}
+
 static void
 end_of_a_compressed_stream_waits_for_a_block_too(void)
 {
@@ -610,6 +628,7 @@ main(void)
     totals_count_the_block_that_is_being_filled();
     full_block_waits_to_be_taken();
     write_without_a_free_block_asks_to_come_again();
+    block_that_is_filled_again_is_not_released();
     end_of_a_compressed_stream_waits_for_a_block_too();
     waiting_write_is_woken_by_release_and_by_failure();
     first_failure_sticks();
