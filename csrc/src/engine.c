@@ -160,7 +160,6 @@ s3dlio_engine_forget(struct s3dlio_engine *engine)
 ssize_t
 s3dlio_io_step(const struct s3dlio_io *io, int fd)
 {
-    char *data = (char *)io->data + io->done;
     size_t rest = io->nbytes - io->done;
     off_t offset = (off_t)(io->offset + io->done);
     ssize_t result = -1;
@@ -169,10 +168,10 @@ s3dlio_io_step(const struct s3dlio_io *io, int fd)
         rest = MAX_STEP_NBYTES;
     switch (io->kind) {
     case S3DLIO_IO_READ:
-        result = pread(fd, data, rest, offset);
+        result = pread(fd, (char *)io->data + io->done, rest, offset);
         break;
     case S3DLIO_IO_WRITE:
-        result = pwrite(fd, data, rest, offset);
+        result = pwrite(fd, (char *)io->data + io->done, rest, offset);
         break;
     case S3DLIO_IO_FSYNC:
         result = fsync(fd);
