@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <zstd.h>
@@ -17,6 +18,9 @@
 /* What the stock tool reads without --long: RFC 8878 recommends 8 MiB, libzstd's default limit is
  * 128 MiB, and level 22 asks for all of it. */
 #define WINDOW_LOG_MAX 27
+
+/* RFC 8878, 3.1.1: four bytes of magic number, and a header of at most fourteen. */
+#define FRAME_HEAD_MAX 18
 
 /* Each worker takes memory, more at higher levels, so that on a large machine not all processors
  * are taken unasked. */
@@ -169,6 +173,10 @@ struct s3dlio_zstd_decoder {
     bool between_frames;
     /* Whether there may be more output without more input. */
     bool pending;
+    /* Of the current frame: how it begins, and how much content is out. */
+    unsigned char head[FRAME_HEAD_MAX];
+    size_t head_nbytes;
+    unsigned long long content_nbytes;
 };
 
 int
@@ -188,6 +196,52 @@ s3dlio_zstd_decoder_new(struct s3dlio_zstd_decoder **decoder_ret)
     return 0;
 }
 
+static void
+keep_head(struct s3dlio_zstd_decoder *decoder, const void *data, size_t nbytes)
+{
+    size_t room = sizeof decoder->head - decoder->head_nbytes;
+
+    if (nbytes > room)
+        nbytes = room;
+    memcpy(decoder->head + decoder->head_nbytes, data, nbytes);
+    decoder->head_nbytes += nbytes;
+}
+
+/*
+ * Whether a frame of RFC 8878 may begin with the 'nbytes' at 'data' behind those of the head that
+ * are read: zstd's, or one to be skipped (3.1.2).  A libzstd that is built for it would also read
+ * the formats of before zstd 1.0.
+ */
+static bool
+begins_frame(const struct s3dlio_zstd_decoder *decoder, const unsigned char *data, size_t nbytes)
+{
+    static const unsigned char frame[4] = {0x28, 0xb5, 0x2f, 0xfd};
+    static const unsigned char skipped[4] = {0x50, 0x2a, 0x4d, 0x18};
+    bool is_frame = true, is_skipped = true;
+
+    for (size_t i = 0; i < 4 && i < decoder->head_nbytes + nbytes; i++) {
+        unsigned char byte =
+            i < decoder->head_nbytes ? decoder->head[i] : data[i - decoder->head_nbytes];
+
+        is_frame &= byte == frame[i];
+        is_skipped &= (i == 0 ? byte & 0xf0 : byte) == skipped[i];
+    }
+    return is_frame || is_skipped;
+}
+
+/* Libzstd's streams do not miss content that the header of the frame announces if the last block is
+ * empty and there is no checksum. */
+static int
+end_frame(struct s3dlio_zstd_decoder *decoder)
+{
+    unsigned long long announced = ZSTD_getFrameContentSize(decoder->head, decoder->head_nbytes);
+    bool differs = announced != ZSTD_CONTENTSIZE_UNKNOWN && announced != decoder->content_nbytes;
+
+    decoder->head_nbytes = 0;
+    decoder->content_nbytes = 0;
+    return differs ? S3DLIO_E_CORRUPT : 0;
+}
+
 int
 s3dlio_zstd_decoder_read(struct s3dlio_zstd_decoder *decoder, struct s3dlio_zstd_in *in,
                          struct s3dlio_zstd_out *out)
@@ -198,9 +252,19 @@ s3dlio_zstd_decoder_read(struct s3dlio_zstd_decoder *decoder, struct s3dlio_zstd
     /* Never without anything to do: libzstd takes some such calls in a row for damage. */
     while (!decoder->error && output.pos < output.size &&
            (input.pos < input.size || decoder->pending)) {
-        size_t result = ZSTD_decompressStream(decoder->context, &output, &input);
+        size_t in_pos = input.pos, out_pos = output.pos;
+        size_t result;
 
-        decoder->error = decoder_status(result);
+        if (decoder->head_nbytes < 4 && input.pos < input.size &&
+            !begins_frame(decoder, (const unsigned char *)in->data + in_pos, input.size - in_pos)) {
+            decoder->error = S3DLIO_E_CORRUPT;
+            break;
+        }
+        result = ZSTD_decompressStream(decoder->context, &output, &input);
+        if (input.pos > in_pos)
+            keep_head(decoder, (const char *)in->data + in_pos, input.pos - in_pos);
+        decoder->content_nbytes += output.pos - out_pos;
+        decoder->error = result == 0 ? end_frame(decoder) : decoder_status(result);
         decoder->between_frames = result == 0;
         decoder->pending = result != 0 && output.pos == output.size;
     }

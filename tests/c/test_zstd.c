@@ -356,6 +356,30 @@ what_is_no_zstd_is_corrupt(void)
     CHECK_EQ(decode(text, sizeof text, NULL, 0, 100, 100), S3DLIO_E_CORRUPT);
 }
 
+/* Libzstd took such a frame for complete, unless all of it came at once. */
+static void
+content_that_is_announced_and_missing_is_corrupt(void)
+{
+    /* A frame header that says 27 bytes, and as the only block an empty one. */
+    static const unsigned char frame[] = {0x28, 0xb5, 0x2f, 0xfd, 0x20, 27, 1, 0, 0};
+
+    for (size_t most = 1; most <= 100; most++)
+        CHECK_EQ(decode(frame, sizeof frame, NULL, 0, most, most), S3DLIO_E_CORRUPT);
+}
+
+/* Libzstd may be built to read what was written before zstd 1.0, and is in Debian. */
+static void
+formats_before_zstd_1_are_corrupt(void)
+{
+    /* A complete frame of zstd 0.7, and the magic numbers of the others. */
+    unsigned char frame[] = {0x27, 0xb5, 0x2f, 0xfd, 0, 0, 0xc0, 0, 0};
+
+    for (frame[0] = 0x22; frame[0] < 0x28; frame[0]++) {
+        for (size_t most = 1; most <= 100; most *= 10)
+            CHECK_EQ(decode(frame, sizeof frame, NULL, 0, most, most), S3DLIO_E_CORRUPT);
+    }
+}
+
 static void
 window_over_the_limit_is_refused(void)
 {
@@ -478,6 +502,8 @@ main(void)
     every_flipped_bit_is_an_error_or_says_nothing();
     trailing_bytes_are_an_error();
     what_is_no_zstd_is_corrupt();
+    content_that_is_announced_and_missing_is_corrupt();
+    formats_before_zstd_1_are_corrupt();
     window_over_the_limit_is_refused();
     reads_of_nothing_do_no_harm();
     output_without_room_comes_without_more_input();
