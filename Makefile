@@ -9,11 +9,11 @@ python := .venv/bin/python
 pip := $(python) -m pip install --quiet
 build_requires := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 package_inputs := CMakeLists.txt build_ffi.py pyproject.toml $(shell find csrc cmake)
-c_files := find csrc tests/c benchmarks -name '*.[ch]'
+c_files := find csrc cmake tests fuzz benchmarks -name '*.[ch]'
 benchmarks := direct_writer filesystem_writer zstd_writer small_chunks small_files reader checksum memory scaling
 
 .NOTPARALLEL:
-.PHONY: help demo test test-c test-python sanitize soak bench lint format clean tools FORCE
+.PHONY: help demo test test-c test-python sanitize fuzz soak bench lint format clean tools FORCE
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 | /p' Makefile | while IFS='|' read -r name text; do printf 'make %-13s%s\n' "$$name" "$$text"; done
@@ -32,6 +32,10 @@ test-python: .venv/.dev tools ## Run the Python tests
 sanitize: .venv/.ready ## Run the C tests with the address, undefined behaviour and thread sanitizers
 	scripts/test-c address,undefined
 	scripts/test-c thread
+
+fuzz: .venv/.ready tools ## Run the fuzz targets for a short time each
+	scripts/fuzz
+	scripts/fuzz planted
 
 soak: .venv/.dev tools ## Run the long forms of the tests that break things
 	S3DLIO_SOAK=1 $(python) -m pytest tests/crash tests/faults
