@@ -38,14 +38,16 @@ s3dlio_hidden_is_reserved(const char *name)
            strncmp(digits - 8, ".s3dlio-", 8) == 0;
 }
 
-bool
+int
 s3dlio_hidden_is(int fd, int dirfd, const char *hidden)
 {
     struct stat open_file, named_file;
 
-    return fstat(fd, &open_file) == 0 &&
-           fstatat(dirfd, hidden, &named_file, AT_SYMLINK_NOFOLLOW) == 0 &&
-           open_file.st_dev == named_file.st_dev && open_file.st_ino == named_file.st_ino;
+    if (fstat(fd, &open_file) != 0)
+        return -errno;
+    if (fstatat(dirfd, hidden, &named_file, AT_SYMLINK_NOFOLLOW) != 0)
+        return errno == ENOENT ? 0 : -errno;
+    return open_file.st_dev == named_file.st_dev && open_file.st_ino == named_file.st_ino;
 }
 
 /*
@@ -60,14 +62,14 @@ s3dlio_hidden_sweep(int dirfd, const char *hidden)
 
     if (fd < 0)
         return errno == ENOENT;
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && s3dlio_hidden_is(fd, dirfd, hidden))
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && s3dlio_hidden_is(fd, dirfd, hidden) == 1)
         swept = unlinkat(dirfd, hidden, 0) == 0;
     close(fd);
     return swept;
 }
 
 void
-s3dlio_hidden_sweep_all(int dirfd, const char *name)
+s3dlio_hidden_sweep_all(int dirfd, const char *name, const char *own)
 {
     unsigned nfree = 0;
 
@@ -78,7 +80,7 @@ s3dlio_hidden_sweep_all(int dirfd, const char *name)
         s3dlio_hidden_name(name, slot, hidden);
         if (fstatat(dirfd, hidden, &file, AT_SYMLINK_NOFOLLOW) != 0)
             nfree++;
-        else
+        else if (strcmp(hidden, own) != 0)
             (void)s3dlio_hidden_sweep(dirfd, hidden);
     }
 }

@@ -21,16 +21,18 @@ s3dlio_hidden_name(const char *name, unsigned slot, char hidden[NAME_MAX + 1]);
 bool
 s3dlio_hidden_is_reserved(const char *name);
 
-/* Whether 'hidden' in 'dirfd' is still the file that 'fd' is. */
-bool
+/* Returns 1 if 'hidden' in 'dirfd' is still the file that 'fd' is, 0 if not, or -errno where the
+ * system does not tell. */
+int
 s3dlio_hidden_is(int fd, int dirfd, const char *hidden);
 
 /* Removes a hidden name if nobody holds its lock.  Returns whether the name is free now. */
 bool
 s3dlio_hidden_sweep(int dirfd, const char *hidden);
 
-/* Removes what killed writers of 'name' left: from the first name on, up to two free ones. */
+/* Removes what killed writers of 'name' left: from the first name on, up to two free ones.  'own'
+ * is the caller's name, which it may not have been able to lock, or "". */
 void
-s3dlio_hidden_sweep_all(int dirfd, const char *name);
+s3dlio_hidden_sweep_all(int dirfd, const char *name, const char *own);
 
 #endif /* S3DLIO_HIDDEN_H */

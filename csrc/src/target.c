@@ -129,7 +129,7 @@ claim_hidden(struct s3dlio_target *target)
             /* Between its making and this lock the name may have looked abandoned: whoever has the
              * lock is about to remove it, or already has. */
             if ((flock(target->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) ||
-                !s3dlio_hidden_is(target->fd, target->dirfd, hidden)) {
+                s3dlio_hidden_is(target->fd, target->dirfd, hidden) == 0) {
                 close_fd(&target->fd);
                 status = -EEXIST;
                 continue;
@@ -330,9 +330,12 @@ put_in_place(struct s3dlio_target *target, int dirfd)
         if (status)
             return status;
     }
-    s3dlio_hidden_sweep_all(dirfd, target->name);
+    s3dlio_hidden_sweep_all(dirfd, target->name, target->hidden);
     /* Where locks do not reach other hosts, one of them may have taken the name for abandoned. */
-    if (!s3dlio_hidden_is(target->fd, target->dirfd, target->hidden)) {
+    status = s3dlio_hidden_is(target->fd, target->dirfd, target->hidden);
+    if (status < 0)
+        return status;
+    if (status == 0) {
         target->hidden[0] = '\0';
         return -ESTALE;
     }

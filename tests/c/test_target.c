@@ -31,9 +31,16 @@ fsync(int fd)
     return (int)syscall(SYS_fsync, fd);
 }
 
+/* What locking and asking for the owner of a name fail with. */
+static int lock_error, stat_error;
+
 int
 flock(int fd, int operation)
 {
+    if (lock_error) {
+        errno = lock_error;
+        return -1;
+    }
     if (steal_next_lock) {
         char name[64];
 
@@ -44,6 +51,16 @@ flock(int fd, int operation)
         CHECK(syscall(SYS_flock, stolen_lock, LOCK_EX | LOCK_NB) == 0);
     }
     return (int)syscall(SYS_flock, fd, operation);
+}
+
+int
+fstatat(int dirfd, const char *name, struct stat *file, int flags)
+{
+    if (stat_error && strstr(name, ".s3dlio-")) {
+        errno = stat_error;
+        return -1;
+    }
+    return (int)syscall(SYS_newfstatat, dirfd, name, file, flags);
 }
 
 /* What giving a name fails with. */
@@ -642,6 +659,42 @@ writer_that_lost_the_lock_takes_another_name(void)
     CHECK(unlink(in_folder("new")) == 0);
 }
 
+/* It swept its own name away: the lock that it could not get at first, it got at the end. */
+static void
+writer_that_could_not_lock_its_name_keeps_it(void)
+{
+    struct s3dlio_target target;
+
+    lock_error = ENOLCK;
+    target = open_target(in_folder("new"));
+    lock_error = 0;
+    fill(&target, "text");
+    publish(&target);
+    CHECK(folder_holds("new", "text"));
+    CHECK_EQ(count_entries(folder), 1);
+    CHECK(unlink(in_folder("new")) == 0);
+}
+
+/* The hidden name was taken for somebody else's and left, and the error was -ESTALE. */
+static void
+name_that_cannot_be_looked_at_is_an_error_and_leaves_nothing(void)
+{
+    struct s3dlio_target target;
+    bool published = true;
+
+    replace(in_folder("new"), "old");
+    target = open_target(in_folder("new"));
+    fill(&target, "text");
+    stat_error = EIO;
+    CHECK_EQ(s3dlio_target_publish(&target, false, &published), -EIO);
+    CHECK(!published);
+    stat_error = 0;
+    s3dlio_target_close(&target);
+    CHECK(folder_holds("new", "old"));
+    CHECK_EQ(count_entries(folder), 1);
+    CHECK(unlink(in_folder("new")) == 0);
+}
+
 #define NWRITERS     6
 #define NROUNDS      40
 #define WHOLE_NBYTES 20000
@@ -778,6 +831,8 @@ check_mode(void *argument)
         name_of_a_living_writer_is_left_alone();
         name_left_behind_a_free_one_is_swept_too();
         writer_that_lost_the_lock_takes_another_name();
+        writer_that_could_not_lock_its_name_keeps_it();
+        name_that_cannot_be_looked_at_is_an_error_and_leaves_nothing();
         concurrent_processes_publish_whole_files_and_leave_nothing();
         CHECK_EQ(count_fds(), nfds);
     }
