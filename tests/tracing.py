@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class Scenario:
     """What the driver is asked to do."""
 
     engine: str = ""
-    direct: bool = False
+    direct: int = 0  # enum s3dlio_direct
     level: int = 0
     # What the folder holds before: nothing, the old file, not even the folder, or also an abandoned hidden name.
     state: str = "new"
@@ -58,13 +59,20 @@ class Scenario:
     # Without O_TMPFILE the file has a hidden name from the beginning.
     tmpfile: bool = True
     wrong: str = ""
+    put: bool = False  # in one call
+    block: int = BLOCK
 
     def path(self, folder: Path) -> Path:
         return folder / "new/deeper" / NAME if self.state == "folders" else folder / NAME
 
     def arguments(self, folder: Path) -> list[str]:
-        words = [str(self.path(folder)), str(self.nbytes), f"block={BLOCK}", "in_flight=1"]
-        words += [f"direct={int(self.direct)}", f"level={self.level}", f"durability={self.durability}"]
+        words = [str(self.path(folder)), str(self.nbytes), f"block={self.block}", "in_flight=1"]
+        words += [
+            f"direct={self.direct}",
+            f"level={self.level}",
+            f"durability={self.durability}",
+            f"put={int(self.put)}",
+        ]
         return [*words, *([f"wrong={self.wrong}"] if self.wrong else [])]
 
     def prepare(self, folder: Path) -> None:
@@ -177,6 +185,7 @@ class Tracer:
         return Run(0, (opened, written, closed), leaked, words[4], bool(direct), calls)
 
 
+@cache
 def make_data(nbytes: int) -> bytes:
     """What the driver writes."""
     x = np.arange(nbytes, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)

@@ -156,12 +156,21 @@ write_plain(const char *path, const unsigned char *data, size_t nbytes, bool syn
     return status;
 }
 
+static struct result
+put_with_library(const char *path, const unsigned char *data, size_t nbytes,
+                 const struct s3dlio_writer_options *options)
+{
+    return (struct result){.close = s3dlio_writer_put(path, data, nbytes, options),
+                           .engine = "put"};
+}
+
 int
 main(int argc, char **argv)
 {
     struct s3dlio_writer_options options = {.struct_nbytes = sizeof options};
     struct result result = {.engine = "plain"};
     const char *wrong = NULL;
+    bool put = false;
     unsigned char *data;
     size_t nbytes;
     int nfds, limit, nmore = -1;
@@ -185,6 +194,8 @@ main(int argc, char **argv)
             options.durability = (enum s3dlio_durability)number;
         else if (strncmp(argv[i], "more_fds=", 9) == 0)
             nmore = number;
+        else if (strncmp(argv[i], "put=", 4) == 0)
+            put = number != 0;
         else if (strncmp(argv[i], "wrong=", 6) == 0)
             wrong = value + 1;
         else
@@ -200,6 +211,8 @@ main(int argc, char **argv)
     if (wrong)
         result.close =
             write_plain(argv[1], data, nbytes, options.durability != S3DLIO_DURABILITY_NONE, wrong);
+    else if (put)
+        result = put_with_library(argv[1], data, nbytes, &options);
     else
         result = write_with_library(argv[1], data, nbytes, &options);
     (void)getppid();
