@@ -21,6 +21,7 @@ from s3dlio._stores.file import _refuse_mount_point
 from s3dlio._uri import parse_uri
 
 BLOCK = 64 << 10
+TESTS = str(Path(__file__).parent)
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -97,17 +98,9 @@ def test_required_direct_is_an_error_where_it_is_not_to_be_had(memory_path: Path
 
 
 FORBID = """
-import ctypes, struct, sys
-# A seccomp filter (seccomp(2)): system calls 425 to 427, io_uring's, fail with the given errno.
-number = int(sys.argv[2])
-program = b"".join(struct.pack("HBBI", *line) for line in [
-    (0x20, 0, 0, 0), (0x35, 0, 2, 425), (0x25, 1, 0, 427), (0x06, 0, 0, 0x00050000 | number), (0x06, 0, 0, 0x7fff0000)])
-buffer = ctypes.create_string_buffer(program, len(program))
-filter = struct.pack("HxxxxxxP", 5, ctypes.addressof(buffer))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
-assert libc.syscall(425, 1, 0) == -1 and ctypes.get_errno() == number
+import sys
+from forbid import forbid_uring
+forbid_uring(int(sys.argv[2]))
 import s3dlio
 with s3dlio.open_writer(sys.argv[1], buffer_size=65536) as writer:
     writer.write_chunk(bytes(1_000_001))
@@ -118,12 +111,12 @@ print(writer.stats().io_engine, writer.stats().direct)
 
 @pytest.mark.parametrize("number", [1, 38], ids=["EPERM", "ENOSYS"])
 def test_forbidden_io_uring_falls_back_to_threads(disk_path: Path, run_python: Run, number: int) -> None:
-    done = run_python(FORBID, f"direct://{disk_path}/a", str(number))
+    done = run_python(FORBID, f"direct://{disk_path}/a", str(number), PYTHONPATH=TESTS)
     assert done.stdout.split() == ["threads", "True"]
 
 
 def test_forced_io_uring_that_is_forbidden_is_an_error(disk_path: Path, run_python: Run) -> None:
-    done = run_python(FORBID, f"direct://{disk_path}/a", "1", check=False, S3DLIO_IO_ENGINE="uring")
+    done = run_python(FORBID, f"direct://{disk_path}/a", "1", check=False, S3DLIO_IO_ENGINE="uring", PYTHONPATH=TESTS)
     assert "PermissionDeniedError: open direct://" in done.stderr
     assert list(disk_path.iterdir()) == []
 
