@@ -78,6 +78,7 @@ class Scenario:
     def prepare(self, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
+        folder.chmod(0o777)  # the driver may run as somebody else
         if self.state in ("old", "abandoned"):
             (folder / NAME).write_bytes(OLD)
         if self.state == "abandoned":
@@ -164,7 +165,13 @@ class Tracer:
             command += ["-e", f"inject={fault.call}:error={fault.error}:when={fault.number}"]
             if fault.folder_only:
                 command += ["-P", scenario.path(self.folder).parent]
-        return self._finish([*command, self.driver, *scenario.arguments(self.folder)], scenario.engine)
+        run = self._finish([*command, self.driver, *scenario.arguments(self.folder)], scenario.engine)
+        return replace(run, calls=parse(self.log.read_text(errors="replace")))
+
+    def run_under(self, command: list[str], scenario: Scenario, *words: str) -> Run:
+        """Without strace, under another program."""
+        scenario.prepare(self.folder)
+        return self._finish([*command, self.driver, *scenario.arguments(self.folder), *words], scenario.engine)
 
     def _finish(self, command: list[str | Path], engine: str) -> Run:
         environment = {"PATH": os.environ["PATH"], "S3DLIO_IO_ENGINE": engine}
@@ -177,12 +184,11 @@ class Tracer:
                 os.killpg(process.pid, signal.SIGKILL)  # strace and the driver, which would outlive it
                 process.communicate()
                 return Run(-signal.SIGKILL)
-        calls = parse(self.log.read_text(errors="replace"))
         words = output.split()
         if process.returncode != 0 or len(words) != 6:
-            return Run(process.returncode or 1, engine=errors.strip(), calls=calls)
+            return Run(process.returncode or 1, engine=errors.strip())
         opened, written, closed, leaked, direct = (int(words[i]) for i in (0, 1, 2, 3, 5))
-        return Run(0, (opened, written, closed), leaked, words[4], bool(direct), calls)
+        return Run(0, (opened, written, closed), leaked, words[4], bool(direct))
 
 
 @cache
