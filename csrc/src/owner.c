@@ -1,11 +1,10 @@
-#define _GNU_SOURCE /* strndup() and the rest of string.h */
+#define _GNU_SOURCE /* S_ISVTX and the rest of sys/stat.h */
 
 #include "owner.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -22,12 +21,12 @@ s3dlio_owner_planted_link(const char *path)
 {
     const char *slash = strrchr(path, '/');
     struct stat folder, link;
-    char *parent = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup("./");
-    bool planted = !parent || stat(parent, &folder) != 0 || lstat(path, &link) != 0 ||
-                   s3dlio_owner_planted(&folder, &link);
+    char parent[PATH_MAX]; /* no link has a longer path */
 
-    free(parent);
-    return planted;
+    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - path) + 1 : 2,
+             slash ? path : "./");
+    return stat(parent, &folder) != 0 || lstat(path, &link) != 0 ||
+           s3dlio_owner_planted(&folder, &link);
 }
 
 /*

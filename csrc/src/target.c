@@ -256,18 +256,18 @@ s3dlio_target_open(struct s3dlio_target *target, const char *path, bool no_paren
     return status;
 }
 
-/* Removes the folders that make_folders() made, 'nbytes' of the path being older ones. */
+/* Removes the folders that make_folders() made, 'nbytes' of the path being older ones.  It may be
+ * memory that has run out, so the path is cut where it is. */
 static void
 remove_folders(const struct s3dlio_target *target, size_t nbytes)
 {
-    char *path = strdup(target->path);
-    char *slash;
-
-    while (path && (slash = strrchr(path, '/')) && (size_t)(slash - path) > nbytes) {
-        *slash = '\0';
-        (void)unlinkat(target->dirfd, path, AT_REMOVEDIR);
+    for (char *end = target->path + strlen(target->path); end > target->path + nbytes; end--) {
+        if (*end != '/')
+            continue;
+        *end = '\0';
+        (void)unlinkat(target->dirfd, target->path, AT_REMOVEDIR);
+        *end = '/';
     }
-    free(path);
 }
 
 /*
