@@ -23,23 +23,32 @@ when_all(unsigned bits, unsigned value, unsigned feature)
     return (value & bits) == bits ? feature : 0;
 }
 
+unsigned
+s3dlio_cpu_decode(const struct s3dlio_cpuid *cpuid)
+{
+    unsigned features = when_all(bit_SSE4_2, cpuid->leaf1_ecx, S3DLIO_CPU_SSE42);
+
+    features |= when_all(bit_PCLMUL, cpuid->leaf1_ecx, S3DLIO_CPU_PCLMUL);
+    if ((cpuid->xcr0 & XCR0_AVX512) != XCR0_AVX512)
+        return features;
+    features |=
+        when_all(bit_AVX512F | bit_AVX512BW | bit_AVX512VL, cpuid->leaf7_ebx, S3DLIO_CPU_AVX512);
+    return features | when_all(bit_VPCLMULQDQ, cpuid->leaf7_ecx, S3DLIO_CPU_VPCLMULQDQ);
+}
+
 static unsigned
 detect(void)
 {
-    unsigned eax, ebx, ecx, edx, features;
+    struct s3dlio_cpuid cpuid = {0, 0, 0, 0};
+    unsigned eax, ebx, edx;
 
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx))
-        return 0;
-    features = when_all(bit_SSE4_2, ecx, S3DLIO_CPU_SSE42);
-    features |= when_all(bit_PCLMUL, ecx, S3DLIO_CPU_PCLMUL);
-
+    __cpuid(1, eax, ebx, cpuid.leaf1_ecx, edx);
     /* XGETBV exists where the system has set OSXSAVE, and tells which registers it saves. */
-    if (!(ecx & bit_OSXSAVE) || (xcr0() & XCR0_AVX512) != XCR0_AVX512 ||
-        !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx))
-        return features;
-    features |= when_all(bit_AVX512F | bit_AVX512BW | bit_AVX512VL, ebx, S3DLIO_CPU_AVX512);
-    features |= when_all(bit_VPCLMULQDQ, ecx, S3DLIO_CPU_VPCLMULQDQ);
-    return features;
+    if (cpuid.leaf1_ecx & bit_OSXSAVE)
+        cpuid.xcr0 = xcr0();
+    /* A processor without leaf 7 leaves the zeros. */
+    (void)__get_cpuid_count(7, 0, &eax, &cpuid.leaf7_ebx, &cpuid.leaf7_ecx, &edx);
+    return s3dlio_cpu_decode(&cpuid);
 }
 
 #elif defined(__aarch64__) && defined(__linux__)

@@ -12,6 +12,17 @@ enum {
     S3DLIO_CPU_ARM_PMULL = 1 << 9,
 };
 
+#if defined(__x86_64__)
+/* What the processor said (CPUID), and which registers the system saves (XGETBV; 0 if not told). */
+struct s3dlio_cpuid {
+    unsigned leaf1_ecx, xcr0, leaf7_ebx, leaf7_ecx;
+};
+
+/* The features of such a processor, as a mask of the bits above. */
+unsigned
+s3dlio_cpu_decode(const struct s3dlio_cpuid *cpuid);
+#endif
+
 /*
  * s3dlio_cpu_features() returns the features that are present and not hidden, as a mask of
  * the bits above.  It asks the processor each time, which can be slow in a virtual machine:
