@@ -2,8 +2,42 @@
 #include "direct.h"
 
 #include "engine.h"
+#include "faults.h"
 #include "s3dlio/status.h"
-#include "support.h"
+
+/* The file systems that are not here. */
+
+FAULTY_FCNTL()
+
+static long fs_type;
+static bool told;
+static unsigned told_align;
+
+int
+fstatfs(int file, struct statfs *fs)
+{
+    int status = (int)syscall(SYS_fstatfs, file, fs);
+
+    if (fs_type)
+        fs->f_type = fs_type;
+    return status;
+}
+
+#ifdef STATX_DIOALIGN
+int
+statx(int dirfd, const char *restrict name, int flags, unsigned mask, struct statx *restrict file)
+{
+    int status = (int)syscall(SYS_statx, dirfd, name, flags, mask, file);
+
+    if (told) {
+        file->stx_mask |= STATX_DIOALIGN;
+        file->stx_dio_offset_align = told_align;
+    } else {
+        file->stx_mask &= ~STATX_DIOALIGN;
+    }
+    return status;
+}
+#endif
 
 static char folder[PATH_MAX];
 static int fd;
@@ -113,6 +147,62 @@ memory_and_bad_descriptors_have_none(void)
     CHECK_EQ(mode.error, -EBADF);
 }
 
+static void
+memory_file_systems_have_none(void)
+{
+    struct s3dlio_direct_mode mode;
+
+    fs_type = 0x858458f6; /* ramfs */
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, fd), 0);
+    CHECK(!mode.on && !is_on());
+    CHECK_EQ(mode.error, -EOPNOTSUPP);
+    fs_type = 0;
+}
+
+static void
+alignment_is_what_the_kernel_tells_but_no_less_than_a_page(void)
+{
+#ifdef STATX_DIOALIGN
+    static const unsigned aligns[] = {0, 512, 4096, 8192, 65536};
+    struct s3dlio_direct_mode mode;
+
+    told = true;
+    for (size_t i = 0; i < sizeof aligns / sizeof aligns[0]; i++) {
+        told_align = aligns[i];
+        CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, fd), 0);
+        CHECK_EQ(mode.on, aligns[i] != 0);
+        CHECK_EQ(mode.error, aligns[i] ? 0 : -EOPNOTSUPP);
+        CHECK_EQ(mode.align, !aligns[i] ? 1 : aligns[i] > 4096 ? aligns[i] : 4096);
+    }
+    told = false;
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, fd), 0);
+    CHECK(mode.on);
+    CHECK_EQ(mode.align, 4096);
+#endif
+}
+
+static void
+flag_that_cannot_be_set_or_cleared_is_reported(void)
+{
+    struct s3dlio_direct_mode mode;
+    struct s3dlio_io io = {.error = -EINVAL};
+
+    CHECK(fcntl(fd, F_SETFL, 0) == 0);
+    for (int call = 0; call < 2; call++) { /* to get the flags, and to set them */
+        fail_after(&fcntl_fault, call, EINVAL, 1);
+        CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, fd), 0);
+        check_fired(&fcntl_fault);
+        CHECK(!mode.on && !is_on());
+        CHECK_EQ(mode.error, -EINVAL);
+    }
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_PREFER, fd), 0);
+    CHECK(mode.on);
+    fail(&fcntl_fault, EIO, 1);
+    CHECK_EQ(s3dlio_direct_judge(&mode, &io, fd), -EIO);
+    check_fired(&fcntl_fault);
+    CHECK(mode.on && is_on());
+}
+
 int
 main(void)
 {
@@ -133,6 +223,9 @@ main(void)
     refused_transfer_is_sent_again_once_without();
     refused_transfer_is_an_error_where_direct_is_required();
     refusal_without_direct_is_a_failure();
+    memory_file_systems_have_none();
+    alignment_is_what_the_kernel_tells_but_no_less_than_a_page();
+    flag_that_cannot_be_set_or_cleared_is_reported();
     close(fd);
     remove_folder(folder);
     return 0;

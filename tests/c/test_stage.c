@@ -178,6 +178,36 @@ totals_count_the_block_that_is_being_filled(void)
     free(data);
 }
 
+static void
+append_takes_all_or_nothing(void)
+{
+    struct s3dlio_stage *stage = new_stage(2, 0);
+    unsigned char *data = make_data(BLOCK, 4);
+    struct output output = {.data = malloc(BLOCK)};
+    size_t taken = 0;
+
+    CHECK_EQ(s3dlio_stage_append(stage, data, 1), 0); /* there is no block yet */
+    CHECK_EQ(write_more(stage, data, 10, 0, &taken), 0);
+    CHECK_EQ(s3dlio_stage_append(stage, data + 10, BLOCK - 10), 0); /* it would be full */
+    CHECK_EQ(s3dlio_stage_append(stage, data + 10, 0), 1);
+    CHECK_EQ(s3dlio_stage_append(stage, data + 10, BLOCK - 11), 1);
+    CHECK_EQ(s3dlio_stage_append(stage, data + BLOCK - 1, 1), 0);
+    CHECK_EQ(s3dlio_stage_end(stage, 0), 1);
+    CHECK_EQ(s3dlio_stage_append(stage, data, 0), 0); /* the end was said */
+    take(stage, &output);
+    CHECK_EQ(output.nbytes, BLOCK - 1);
+    CHECK(memcmp(output.data, data, BLOCK - 1) == 0);
+    s3dlio_stage_free(stage);
+
+    stage = new_stage(2, 0);
+    CHECK_EQ(write_more(stage, data, 10, 0, &taken), 0);
+    s3dlio_stage_fail(stage, -EIO);
+    CHECK_EQ(s3dlio_stage_append(stage, data, 1), 0);
+    s3dlio_stage_free(stage);
+    free(output.data);
+    free(data);
+}
+
 /* A chunk that ends where a block does leaves the block to be taken. */
 static void
 full_block_waits_to_be_taken(void)
@@ -500,6 +530,7 @@ use_inherited_stage(void *argument)
     size_t taken = 0;
 
     CHECK_EQ(write_more(stage, "x", 1, -1, &taken), S3DLIO_E_FORKED);
+    CHECK_EQ(s3dlio_stage_append(stage, "x", 1), 0);
     CHECK_EQ(s3dlio_stage_end(stage, -1), S3DLIO_E_FORKED);
     CHECK_EQ(s3dlio_stage_take(stage, &block), S3DLIO_E_FORKED);
     CHECK_EQ(taken, 0);
@@ -626,6 +657,7 @@ main(void)
     deadline(120);
     any_chunks_give_the_stream_in_numbered_blocks();
     totals_count_the_block_that_is_being_filled();
+    append_takes_all_or_nothing();
     full_block_waits_to_be_taken();
     write_without_a_free_block_asks_to_come_again();
     block_that_is_filled_again_is_not_released();
