@@ -13,7 +13,7 @@ c_files := find csrc cmake tests fuzz benchmarks -name '*.[ch]'
 benchmarks := direct_writer filesystem_writer zstd_writer small_chunks small_files reader checksum memory scaling
 
 .NOTPARALLEL:
-.PHONY: help demo test test-c test-python sanitize fuzz soak bench lint format clean tools FORCE
+.PHONY: help demo test test-c test-python sanitize coverage fuzz soak bench lint format clean tools FORCE
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 | /p' Makefile | while IFS='|' read -r name text; do printf 'make %-13s%s\n' "$$name" "$$text"; done
@@ -32,6 +32,9 @@ test-python: .venv/.dev tools ## Run the Python tests
 sanitize: .venv/.ready ## Run the C tests with the address, undefined behaviour and thread sanitizers
 	scripts/test-c address,undefined
 	scripts/test-c thread
+
+coverage: .venv/.dev ## Show which lines and branches of the C library its tests reach
+	scripts/coverage
 
 fuzz: .venv/.ready tools ## Run the fuzz targets for a short time each
 	scripts/fuzz

@@ -258,7 +258,7 @@ send_block(struct s3dlio_writer *writer)
     int status = s3dlio_stage_take(writer->stage, &block);
 
     if (status)
-        return status;
+        return status; /* GCOVR_EXCL_LINE: the stage has just said that its block is full */
     if (s3dlio_direct_switch(&writer->direct, block.offset, writer->target.fd))
         writer->reserved = block.offset;
     index = s3dlio_pool_index(s3dlio_stage_pool(writer->stage), block.data);
