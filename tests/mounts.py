@@ -1,0 +1,69 @@
+"""File systems of the tests' own, each in an image file, mounted for as long as a block lasts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness import cannot, need_root, need_tools
+
+# The least that each mkfs accepts, in MiB: mkfs.xfs(8) refuses less than 300, mkfs.btrfs(8) about 110.
+MIN_SIZE_MIB = {"ext4": 1, "xfs": 300, "btrfs": 128, "tmpfs": 1, "overlay": 1}
+
+_MKFS = {"ext4": ("mkfs.ext4", "-q", "-F", "-m", "0"), "xfs": ("mkfs.xfs", "-q"), "btrfs": ("mkfs.btrfs", "-q")}
+
+
+@contextmanager
+def mounted(kind: str, size_mib: int, tmp: Path, options: str = "") -> Iterator[Path]:
+    """A file system of ``kind`` and this size, or of the least that its mkfs accepts, mounted in a new folder below
+    ``tmp``, which must be on a disk.  An overlay lies over an ext4 of that size."""
+    need_root()
+    size_mib = max(size_mib, MIN_SIZE_MIB[kind])
+    place = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=tmp))
+    if kind == "overlay":
+        with mounted("ext4", size_mib, tmp, options) as below:
+            for name in ("lower", "upper", "work"):
+                (below / name).mkdir()
+            layers = f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work"
+            with _mounted(place, "-t", "overlay", "-o", layers, "overlay"):
+                yield place
+        return
+    if kind == "tmpfs":
+        with _mounted(place, "-t", "tmpfs", "-o", f"size={size_mib}m,{options}".rstrip(","), "tmpfs"):
+            yield place
+        return
+    need_tools(_MKFS[kind][0])
+    image = place.with_suffix(".img")
+    with image.open("xb") as file:
+        file.truncate(size_mib << 20)
+    try:
+        _run(*_MKFS[kind], str(image))
+        with _mounted(place, "-o", f"loop,{options}".rstrip(","), str(image)):
+            yield place
+    finally:
+        image.unlink()
+
+
+@contextmanager
+def _mounted(place: Path, *arguments: str) -> Iterator[None]:
+    try:
+        _run("mount", *arguments, str(place))
+    except subprocess.CalledProcessError as error:
+        cannot(f"mount {' '.join(arguments)}: {error.stderr.strip()}")
+    try:
+        yield
+    finally:
+        try:
+            _run("umount", str(place))
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+            _run("umount", "-l", str(place))  # what still uses it keeps it, but under no name
+            raise
+
+
+def _run(*command: str) -> None:
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=os.environ | {"PATH": path})
