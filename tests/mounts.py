@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,11 +58,17 @@ def _mounted(place: Path, *arguments: str) -> Iterator[None]:
     try:
         yield
     finally:
-        try:
-            _run("umount", str(place))
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            _run("umount", "-l", str(place))  # what still uses it keeps it, but under no name
-            raise
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                _run("umount", str(place))
+                break
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+                # A loop device lets go of its image, which may lie here, some time after its own umount(8).
+                if time.monotonic() > deadline:
+                    _run("umount", "-l", str(place))  # what still uses it keeps it, but under no name
+                    raise
+            time.sleep(0.05)
 
 
 def _run(*command: str) -> None:
