@@ -111,6 +111,6 @@ s3dlio_direct_judge(struct s3dlio_direct_mode *mode, struct s3dlio_io *io, int f
         mode->on = false;
         mode->error = io->error;
     }
-    io->retried = true;
+    io->retried = io->cached = true;
     return 1;
 }

@@ -209,7 +209,8 @@ s3dlio_io_advance(struct s3dlio_io *io, ssize_t result, size_t align)
     if (result == 0 && io->kind == S3DLIO_IO_READ)
         return true;
     /* O_DIRECT goes on from an aligned place; what lies between is written or read twice. */
-    io->done -= io->done % align;
+    if (!io->cached)
+        io->done -= io->done % align;
     if (io->done > before) {
         io->stalls = 0;
         return false;

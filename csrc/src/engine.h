@@ -24,11 +24,13 @@ struct s3dlio_io {
     size_t nbytes;
     uint64_t offset;
     /* At least so many of 'nbytes' must be done; fewer only for a read that meets the end of the
-     * file.  A padded O_DIRECT read asks for more than the file may have. */
+     * file.  What goes beyond is padding for O_DIRECT: the file may not have it, or not take it. */
     size_t needed;
     /* The block's number in the engine's pool, or -1 for memory of the caller. */
     int block;
-    /* The caller's own: whether this is its second try, without O_DIRECT. */
+    /* Whether it goes through the page cache, and so on from any place. */
+    bool cached;
+    /* Set by s3dlio_direct_judge(): whether this is its second try, without O_DIRECT. */
     bool retried;
     /* Set by the engine: 0 or -errno, and how many bytes are done. */
     int error;

@@ -272,8 +272,9 @@ send_block(struct s3dlio_writer *writer)
                              .data = block.data,
                              .nbytes = nbytes,
                              .offset = block.offset,
-                             .needed = nbytes,
-                             .block = (int)index};
+                             .needed = block.nbytes, /* not the padding: a limit may forbid it */
+                             .block = (int)index,
+                             .cached = !writer->direct.on};
     if (!writer->engine && block.nbytes < writer->block_nbytes) {
         /* The whole stream, in one short block: not worth an engine. */
         do {
