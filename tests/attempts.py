@@ -35,7 +35,7 @@ def odd_chunks(data: bytes, choose: random.Random) -> Iterator[bytes]:
 def store(uri: str, data: bytes, choose: random.Random, **options: Any) -> Outcome:
     """Writes the file with small blocks, in chunks that fit none of them.  A compressed one's name ends in .zst."""
     try:
-        writer = s3dlio.open_writer(uri, buffer_size=65536, level=1, **options)
+        writer = s3dlio.open_writer(uri, **{"buffer_size": 65536, "level": 1} | options)
     except s3dlio.S3dlioError as error:
         return Outcome(uri, error, False)
     error = None

@@ -26,9 +26,10 @@ import s3dlio
 Figure = Callable[[str], None]
 
 KINDS = ["ext4", "xfs", "btrfs", "tmpfs"]
-SIZE_MIB = {"ext4": 24, "xfs": 300, "btrfs": 128, "tmpfs": 24}
+SIZE_MIB = {"ext4": 64, "xfs": 300, "btrfs": 128, "tmpfs": 64}
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FILE_SIZE = 3_000_001
+# The second goes on with O_DIRECT where nothing was said (16 MiB).
+FILE_SIZES = (3_000_001, 20_000_001)
 # What a file system may have taken meanwhile for its own lists of names and extents.
 SLACK = {"ext4": 64 << 10, "xfs": 256 << 10, "btrfs": 1 << 20, "tmpfs": 4096}
 
@@ -97,16 +98,17 @@ def test_disk_that_becomes_full_leaves_the_old_file_or_the_new(
     kind: str, disk_path: Path, figure: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choose = random.Random(seed := new_seed())
-    data = choose.randbytes(FILE_SIZE)
+    contents = [choose.randbytes(size) for size in FILE_SIZES]
     offsets = effort(32, 600)
     failed = whole = 0
     with mounted(kind, SIZE_MIB[kind], disk_path) as disk:
         for number in range(offsets):
-            spare = int(number * 1.4 * FILE_SIZE / offsets) + choose.randrange(4096)
+            data = contents[number % 4 == 0]
+            spare = int(number * 1.4 * len(data) / offsets) + choose.randrange(4096)
             scheme, engine = choose.choice(("file", "direct")), choose.choice(("uring", "threads"))
             compression = choose.choice((None, "zstd"))
             old = choose.choice((None, b"old" * 50_000))
-            what = (number, spare, scheme, engine, compression, old is None, seed)
+            what = (number, spare, len(data), scheme, engine, compression, old is None, seed)
             empty(disk)
             # Without an old file there is no folder either: it is made, or taken back.
             place = disk / ("" if old else "new/deep") / ("a.zst" if compression else "a")
