@@ -72,7 +72,10 @@ def _file_path(uri: str, rest: str) -> str:
         raise _invalid(uri, "has a '?' or '#': in a file name they are written %3F and %23")
     if _ESCAPE.search(rest):
         raise _invalid(uri, "has a '%' that begins no escape: in a file name it is written %25")
-    path = os.fsdecode(unquote_to_bytes(rest))
+    try:
+        path = os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
+    except UnicodeEncodeError:
+        raise _invalid(uri, "has a character that no file name can have") from None
     if "\0" in path:
         raise _invalid(uri, "has a zero byte in its path")
     return path

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3dlio import InvalidInputError, S3dlioError
+from s3dlio import InvalidInputError
 from s3dlio._uri import Uri, format_uri, parse_uri
 
 
@@ -69,13 +69,42 @@ def test_any_path_survives_a_uri_and_back(path: bytes) -> None:
     assert parse_uri(format_uri("file", "", key)) == Uri("file", "", key)
 
 
-@given(st.text())
+# Surrogates too: so Python writes the bytes of a file name that are no UTF-8 (os.fsdecode).
+ANY_TEXT = st.text(st.characters()) | st.text(st.sampled_from("aA/.%:?#@[]~+ 0%2Ff\x00\n\udcff\ud800ä"))
+
+
+@given(ANY_TEXT)
 def test_any_text_is_a_uri_or_a_clear_error(text: str) -> None:
-    for uri in (text, "file://" + text, "file:///" + text, "memory://" + text):
+    for uri in (text, "file:" + text, "file://" + text, "direct:///" + text, "memory://" + text):
         try:
-            assert isinstance(parse_uri(uri), Uri)
-        except S3dlioError as error:
+            parsed = parse_uri(uri)
+        except InvalidInputError as error:
             assert repr(uri) in str(error)
+        else:
+            assert parse_uri(str(parsed)) == parsed
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(b"a/.%?~ \n\xff\xc3") | st.integers(1, 255), st.sampled_from(["", "X", "x"])),
+        max_size=30,
+    )
+)
+def test_path_is_the_same_with_more_or_fewer_escapes(path: list[tuple[int, str]]) -> None:
+    # Neither '..' nor '%2E%2E' nor '%2F' is anything but these bytes of the path.
+    plain = b"/." + bytes(range(ord("a"), ord("z")))
+    uri = "file:///" + "".join(
+        chr(byte) if form == "" and byte in plain else f"%{byte:02{form or 'X'}}" for byte, form in path
+    )
+    assert os.fsencode(parse_uri(uri).key) == b"/" + bytes(byte for byte, _ in path)
+
+
+def test_name_that_is_no_utf_8_may_stand_in_a_uri_as_python_writes_it() -> None:
+    # A URI made of os.listdir() and an f-string ended in a UnicodeEncodeError.
+    assert os.fsencode(parse_uri("file:///a\udcff").key) == b"/a\xff"
+    assert str(parse_uri("file:///a\udcff")) == "file:///a%FF"
+    with pytest.raises(InvalidInputError, match="no file name"):
+        parse_uri("file:///a\ud800")
 
 
 def test_key_of_an_object_store_is_taken_as_it_stands() -> None:
