@@ -145,7 +145,8 @@ def _from_keywords(**settings: Any) -> WriterOptions:
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
+    # What is neither a text nor None may compare in ways of its own, as arrays do.
+    if not (value is None or isinstance(value, str)) or value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
