@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from attempts import Outcome, is_loud, judge, odd_chunks, store, tree
+from attempts import Outcome, is_loud, judge, odd_chunks, store, store_at_once, tree
 from harness import effort, new_seed
 from mounts import mounted
 
@@ -119,7 +119,11 @@ def test_disk_that_becomes_full_leaves_the_old_file_or_the_new(
             fill(disk / "ballast", spare)
             before, free, descriptors = tree(disk), free_bytes(disk), set(os.listdir("/proc/self/fd"))
             monkeypatch.setenv("S3DLIO_IO_ENGINE", engine)
-            outcome = store(uri, data, choose, compression=compression)
+            if choose.random() < 0.2:
+                data = data[: choose.randrange(1, 1_100_000)]
+                outcome = store_at_once(uri, data, compression=compression)
+            else:
+                outcome = store(uri, data, choose, compression=compression)
             monkeypatch.delenv("S3DLIO_IO_ENGINE")
             assert judge(outcome, place, old, data, disk, before) == "", what
             assert set(os.listdir("/proc/self/fd")) == descriptors, what
