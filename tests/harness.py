@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -45,3 +47,17 @@ def need_tools(*names: str) -> None:
     missing = [name for name in names if not shutil.which(name, path=path)]
     if missing:
         cannot(f"not installed: {', '.join(missing)}")
+
+
+def flags_of_open_files(folder: Path) -> list[int]:
+    """The open(2) flags of this process's files in a folder, also of files without a name, as the kernel tells them."""
+    flags = []
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            if not os.readlink(entry).startswith(str(folder)) or entry.is_dir():
+                continue
+            text = (Path("/proc/self/fdinfo") / entry.name).read_text()
+        except OSError:
+            continue
+        flags.append(int(re.search(r"flags:\s+(\d+)", text)[1], 8))  # type: ignore[index]
+    return flags

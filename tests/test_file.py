@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import flags_of_open_files
 
 import s3dlio
 from s3dlio._stores.file import _refuse_mount_point
@@ -23,20 +24,6 @@ from s3dlio._uri import parse_uri
 BLOCK = 64 << 10
 TESTS = str(Path(__file__).parent)
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def flags_of_open_files(folder: Path) -> list[int]:
-    """The open(2) flags of this process's files in a folder, also of files without a name, as the kernel tells them."""
-    flags = []
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            if not os.readlink(entry).startswith(str(folder)) or entry.is_dir():
-                continue
-            text = (Path("/proc/self/fdinfo") / entry.name).read_text()
-        except OSError:
-            continue
-        flags.append(int(re.search(r"flags:\s+(\d+)", text)[1], 8))  # type: ignore[index]
-    return flags
 
 
 @pytest.mark.parametrize("engine", ["uring", "threads"])
