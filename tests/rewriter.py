@@ -99,8 +99,12 @@ def pieces(data: bytes) -> Iterator[bytes]:
 
 
 def write_whole(shared: Shared, job: dict[str, Any], data: bytes) -> None:
-    name = f"/{shared.begun}" if job["new"] else "/a"
-    writer = s3dlio.open_writer(f"{job['scheme']}://{job['folder']}{name}", **job["options"])
+    uri = f"{job['scheme']}://{job['folder']}/{shared.begun if job['new'] else 'a'}"
+    if job["put"]:
+        shared.phase = "finalize"
+        s3dlio.put(uri, data, **job["options"])
+        return
+    writer = s3dlio.open_writer(uri, **job["options"])
     shared.phase = "write"
     for piece in pieces(data):
         writer.write_chunk(piece)
