@@ -157,6 +157,24 @@ def test_writer_that_pads_and_is_not_direct_is_seen(places: dict[str, Path]) -> 
 
 
 @pytest.mark.parametrize("engine", ENGINES[:2])
+def test_long_files_that_leave_the_page_cache_are_exact_everywhere(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setenv("S3DLIO_IO_ENGINE", engine)
+    longest = 16 << 20  # that stays there
+    count: Counter[str] = Counter()
+    for kind, folder in places.items():
+        for size in (longest, longest + BLOCK + 1, longest + 2 * BLOCK + 4095):
+            data = odd_memory(size, 511)
+            data[:] = (POOL * 2)[:size]
+            writer = s3dlio.open_writer(f"file://{folder}/a", buffer_size=BLOCK, durability="data")
+            check_file(writer, folder, data, 777_777, count)
+            assert writer.stats().direct == (size > longest and kind != "tmpfs")
+    assert count["files"] == 3 * len(places)
+    assert not count["differ"] + count["wrong checksums"] + count["wrong about O_DIRECT"]
+
+
+@pytest.mark.parametrize("engine", ENGINES[:2])
 def test_large_reads_of_any_range_into_any_memory_are_exact_everywhere(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
@@ -167,7 +185,7 @@ def test_large_reads_of_any_range_into_any_memory_are_exact_everywhere(
     for kind, folder in places.items():
         s3dlio.put(f"file://{folder}/a", data, durability="none")
         for scheme in ("direct", "file"):
-            assert not read_odd_ranges(f"{scheme}://{folder}/a", data, choose, 20), f"{kind} {scheme}"
+            assert not read_odd_ranges(f"{scheme}://{folder}/a", data, choose, 8), f"{kind} {scheme}"
             assert s3dlio.get(f"{scheme}://{folder}/a") == data
 
 
