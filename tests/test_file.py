@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import resource
-import shutil
 import stat
 import struct
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import flags_of_open_files
+from mounts import mounted
 
 import s3dlio
 from s3dlio._stores.file import _refuse_mount_point
@@ -242,19 +242,8 @@ except PermissionError as error:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """An ext4 of 24 MiB."""
-    image, mounted = tmp_path / "small.img", tmp_path / "small"
-    mounted.mkdir()
-    if os.geteuid() != 0 or not shutil.which("mkfs.ext4"):
-        pytest.skip("needs root and mkfs.ext4 to mount a small disk")
-    with image.open("wb") as file:
-        file.truncate(24 << 20)
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True, timeout=30)
-    if subprocess.run(["mount", "-o", "loop", image, mounted], timeout=30, check=False).returncode != 0:
-        pytest.skip("this machine has no loop device to mount a small disk")
-    try:
-        yield mounted
-    finally:
-        subprocess.run(["umount", mounted], check=True, timeout=30)
+    with mounted("ext4", 24, tmp_path) as place:
+        yield place
 
 
 @pytest.mark.parametrize("engine", ["uring", "threads"])
