@@ -1,0 +1,67 @@
+"""A program that writes files, each in versions, and tells a logged disk before and after each of them.
+
+    power_load.py FOLDER CONTROL ENGINE HOW ROUNDS
+
+HOW is a durability or 'in place'; whatever it is, every file is acknowledged as if it were durable.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import sys
+from pathlib import Path
+
+
+def content(name: str, version: int) -> bytes:
+    """What a version of a file holds: some have less than one block of the writer, some many."""
+    choose = random.Random(f"{name} {version}")
+    return choose.randbytes(choose.choice((0, 1, 4095, 30_000, 65_536, 150_000, 400_001)))
+
+
+def write_in_place(path: Path, data: bytes) -> None:
+    """Wrong on purpose: durable when it returns, but until then neither the old file nor the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
+        fd = os.open(folder, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    with path.open("wb", buffering=0) as file:
+        for at in range(0, len(data), 65_536):
+            file.write(data[at : at + 65_536])
+            os.fsync(file.fileno())
+
+
+def write(folder: Path, name: str, data: bytes, how: str) -> None:
+    import s3dlio
+
+    if how == "in place":
+        return write_in_place(folder / name, data)
+    scheme, compression = Path(name).stem.split("-")
+    options = s3dlio.WriterOptions(
+        compression="zstd" if compression == "zstd" else None, threads=0, durability=how, buffer_size=65_536
+    )
+    with s3dlio.open_writer(f"{scheme}://{folder}/{name.removesuffix('.zst')}", options) as writer:
+        half = len(data) // 2
+        writer.write_chunk(data[:half])
+        writer.write_chunk(data[half:])
+    return None
+
+
+def main(folder: str, control: str, how: str, rounds: int) -> None:
+    marks = os.open(control, os.O_WRONLY)
+    engine = os.environ["S3DLIO_IO_ENGINE"]
+    for number in range(rounds):
+        for scheme, compression in itertools.product(("file", "direct"), ("plain", "zstd.zst")):
+            replaced = f"{engine}/old/{scheme}-{compression}"
+            new = f"{engine}/{number}/{scheme}/{scheme}-{compression}"
+            for name, version in ((replaced, number), (new, 0)):
+                os.write(marks, f"mark begin {version} {name}".encode())
+                write(Path(folder), name, content(name, version), how)
+                os.write(marks, f"mark done {version} {name}".encode())
+    os.close(marks)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))
