@@ -117,6 +117,9 @@ def logged_disk(image: Path, log: Path) -> Iterator[Disk]:
                     assert time.monotonic() < end, "logdisk does not mount"
                     time.sleep(0.005)
                 with loop_device(folder / "disk") as device:
+                    # FUSE would break up what is longer; and of a write of which only the first part was stored, the
+                    # loop driver says that it is done (seen on Linux 6.18).
+                    Path(f"/sys/block/{Path(device).name}/queue/max_sectors_kb").write_text("512")
                     yield Disk(device, folder / "control")
             finally:
                 with suppress(AssertionError):

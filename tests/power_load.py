@@ -20,6 +20,21 @@ def content(name: str, version: int) -> bytes:
     return choose.randbytes(choose.choice((0, 1, 4095, 30_000, 65_536, 150_000, 400_001)))
 
 
+def which_version(path: Path, name: str, newest: int) -> int | None:
+    """The version that the file ``path`` holds, if any; what is compressed must be a whole frame."""
+    import s3dlio
+
+    if path.suffix == ".zst":
+        try:
+            with s3dlio.open_reader(f"file://{path}", decompress=True) as reader:
+                data = reader.read()
+        except s3dlio.S3dlioError:
+            return None
+    else:
+        data = path.read_bytes()
+    return next((version for version in range(newest, -1, -1) if data == content(name, version)), None)
+
+
 def write_in_place(path: Path, data: bytes) -> None:
     """Wrong on purpose: durable when it returns, but until then neither the old file nor the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,9 +19,7 @@ from pathlib import Path
 import pytest
 from harness import effort, new_seed
 from logdisk import Event, Flush, Mark, Write, logged_disk, make_image, mounted, need_logdisk, read_log, run
-from power_load import content
-
-import s3dlio
+from power_load import which_version
 
 LOAD = Path(__file__).parent.parent / "power_load.py"
 # A disk may keep a part of a write; what the file systems take for one piece is never larger.
@@ -201,21 +199,6 @@ class Found:
             there = versions.get(name, -1)
             if there is not None and there < version:
                 self.lost.append(f"{crash}: {name}: version {there} instead of {version}")
-
-
-def which_version(path: Path, name: str, newest: int) -> int | None:
-    data = read(path)
-    return next((version for version in range(newest, -1, -1) if data == content(name, version)), None)
-
-
-def read(path: Path) -> bytes | None:
-    if path.suffix != ".zst":
-        return path.read_bytes()
-    try:
-        with s3dlio.open_reader(f"file://{path}", decompress=True) as reader:
-            return reader.read()
-    except s3dlio.S3dlioError:
-        return None
 
 
 def search(kind: str, place: Path, how: str, rounds: int, count: int, seed: int) -> tuple[Found, Promised]:

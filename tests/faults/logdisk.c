@@ -33,7 +33,7 @@ static int image = -1;
 static int log_fd = -1;
 static struct {
     int on_write, on_fsync, error;
-    unsigned long skip, every, seen;
+    unsigned long skip, every, times, seen;
 } fault;
 static unsigned long nwrites, nflushes, nfailed_writes, nfailed_flushes;
 
@@ -56,8 +56,10 @@ append(enum kind kind, uint64_t offset, const char *data, size_t nbytes)
 static int
 strikes(int meant, unsigned long *nfailed)
 {
-    if (!meant || fault.seen++ < fault.skip || (fault.seen - fault.skip - 1) % fault.every != 0)
+    if (!meant || fault.times == 0 || fault.seen++ < fault.skip ||
+        (fault.seen - fault.skip - 1) % fault.every != 0)
         return 0;
+    fault.times--;
     ++*nfailed;
     return 1;
 }
@@ -76,7 +78,8 @@ obey(const char *data, size_t nbytes)
     memset(&fault, 0, sizeof fault);
     if (strcmp(line, "heal") == 0)
         return 0;
-    if (sscanf(line, "fail %7s %d %lu %lu", what, &fault.error, &fault.skip, &fault.every) != 4 ||
+    if (sscanf(line, "fail %7s %d %lu %lu %lu", what, &fault.error, &fault.skip, &fault.every,
+               &fault.times) != 5 ||
         fault.error <= 0 || fault.every == 0)
         return -EINVAL;
     fault.on_write = strcmp(what, "fsync") != 0;
@@ -153,6 +156,7 @@ static int
 on_write(const char *path, const char *data, size_t nbytes, off_t offset,
          struct fuse_file_info *open_file)
 {
+    ssize_t done;
     int status;
 
     (void)open_file;
@@ -162,10 +166,13 @@ on_write(const char *path, const char *data, size_t nbytes, off_t offset,
     }
     if (strikes(fault.on_write, &nfailed_writes))
         return -fault.error;
-    status = append(WRITE, (uint64_t)offset, data, nbytes);
-    if (!status && pwrite(image, data, nbytes, offset) != (ssize_t)nbytes)
-        status = -EIO;
+    done = pwrite(image, data, nbytes, offset);
+    if (done != (ssize_t)nbytes) { /* IMAGE may lie where there is no room for it */
+        nfailed_writes++;
+        return done < 0 ? -errno : -ENOSPC;
+    }
     nwrites++;
+    status = append(WRITE, (uint64_t)offset, data, nbytes);
     return status ? status : (int)nbytes;
 }
 
