@@ -16,12 +16,14 @@ from pathlib import Path
 from harness import cannot, need_root, need_tools
 
 SOURCE = Path(__file__).parent / "faults" / "logdisk.c"
-# Small file systems that write what they need at once, not later in a thread of their own.  mkfs.xfs(8) takes no less.
+# Small file systems that write what they need at once, not later in a thread of their own; xfs and btrfs of the least
+# size that mkfs takes.
 MKFS = {
     "ext4": ("64M", "mkfs.ext4 -q -F -b 4096 -m 0 -N 1024 -J size=4 -E lazy_itable_init=0,lazy_journal_init=0"),
     "xfs": ("300M", "mkfs.xfs -q -f"),
+    "btrfs": ("128M", "mkfs.btrfs -q -f"),
 }
-MOUNT_OPTIONS = {"ext4": "noatime", "xfs": "noatime,nouuid"}
+MOUNT_OPTIONS = {"ext4": "noatime", "xfs": "noatime,nouuid", "btrfs": "noatime"}
 
 
 def run(*command: str) -> str:
@@ -33,7 +35,7 @@ def run(*command: str) -> str:
 
 def need_logdisk() -> None:
     need_root()
-    need_tools("cc", "pkg-config", "losetup", "mkfs.ext4", "mkfs.xfs", "fusermount3")
+    need_tools("cc", "pkg-config", "losetup", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "fusermount3")
     if not Path("/dev/fuse").exists() or not Path("/dev/loop-control").exists():
         cannot("no /dev/fuse or no /dev/loop-control")
     if subprocess.run(["pkg-config", "--exists", "fuse3"], check=False).returncode != 0:

@@ -2,11 +2,13 @@
 
     power_load.py FOLDER CONTROL ENGINE HOW ROUNDS
 
-HOW is a durability or 'in place'; whatever it is, every file is acknowledged as if it were durable.
+HOW is a durability, 'named' for the full one, or 'in place'; whatever it is, every file is acknowledged as if it were
+durable.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import random
@@ -14,6 +16,7 @@ import sys
 from pathlib import Path
 
 
+@functools.lru_cache(256)
 def content(name: str, version: int) -> bytes:
     """What a version of a file holds: some have less than one block of the writer, some many."""
     choose = random.Random(f"{name} {version}")
@@ -55,7 +58,10 @@ def write(folder: Path, name: str, data: bytes, how: str) -> None:
         return write_in_place(folder / name, data)
     scheme, compression = Path(name).stem.split("-")
     options = s3dlio.WriterOptions(
-        compression="zstd" if compression == "zstd" else None, threads=0, durability=how, buffer_size=65_536
+        compression="zstd" if compression == "zstd" else None,
+        threads=0,
+        durability="full" if how == "named" else how,
+        buffer_size=65_536,
     )
     with s3dlio.open_writer(f"{scheme}://{folder}/{name.removesuffix('.zst')}", options) as writer:
         half = len(data) // 2
