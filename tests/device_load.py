@@ -9,6 +9,7 @@ that acknowledges what may be lost: 'no fsync', or 'repeated fsync' when the fir
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -29,7 +30,10 @@ def open_writer(folder: Path, name: str) -> Any:
     import s3dlio
 
     scheme, compression = Path(name).stem.split("-")
-    options = s3dlio.WriterOptions(compression=compression if compression == "zstd" else None, buffer_size=65_536)
+    # Few blocks, so that some errors come while it still writes.
+    options = s3dlio.WriterOptions(
+        compression=compression if compression == "zstd" else None, buffer_size=65_536, in_flight=2
+    )
     return s3dlio.open_writer(f"{scheme}://{folder}/{name.removesuffix('.zst')}", options)
 
 
@@ -44,6 +48,8 @@ def write(folder: Path, name: str, data: bytes) -> dict[str, Any]:
         writer = open_writer(folder, name)
         for at in range(0, len(data), 50_000):
             writer.write_chunk(data[at : at + 50_000])
+            if at == 150_000:
+                write_back(folder)
         writer.finalize()
     except s3dlio.S3dlioError as error:
         end = {"error": str(error), "errno": error.errno, "operation": error.operation, "uri": error.uri}
@@ -51,6 +57,13 @@ def write(folder: Path, name: str, data: bytes) -> dict[str, Any]:
         end["sticks"] = writer is None or raises_again(writer, error)
     end["seconds"] = time.monotonic() - began
     return end
+
+
+def write_back(folder: Path) -> None:
+    """What the kernel may do at any moment, syncfs(2): an error of it must still reach the writer."""
+    fd = os.open(folder, os.O_RDONLY)
+    ctypes.CDLL(None).syncfs(fd)
+    os.close(fd)
 
 
 def raises_again(writer: Any, error: Any) -> bool:

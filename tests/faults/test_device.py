@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import select
 import subprocess
 import sys
 from collections import Counter
@@ -95,6 +96,7 @@ def started_load(folder: Path, how: str, engine: str, seed: int) -> Iterator[Cal
     ) as process:
         try:
             assert process.stdout is not None
+            assert select.select([process.stdout], [], [], 120)[0], "the old files take too long"
             assert process.stdout.readline() == "ready\n"
 
             def go_on() -> dict[str, Any]:
@@ -164,6 +166,7 @@ def resize(memory: Path, nbytes: int) -> None:
     run("mount", "-o", f"remount,size={nbytes}", str(memory))
 
 
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_device_errors_are_raised_and_leave_the_old_state(
     kind: str, memory_path: Path, figure: Callable[[str], None]
@@ -184,6 +187,7 @@ def test_device_errors_are_raised_and_leave_the_old_state(
     assert tally.verified
 
 
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_delayed_write_errors_are_raised_and_leave_the_old_state(
     kind: str, memory_path: Path, figure: Callable[[str], None]
