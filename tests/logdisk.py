@@ -80,11 +80,21 @@ def mounted(kind: str, device: str, folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        unmount(folder)
+
+
+def unmount(folder: Path) -> None:
+    """Tries for a while: a loop device may let go of its image some time after it was detached."""
+    end = time.monotonic() + 10
+    while True:
         try:
             run("umount", str(folder))
-        except BaseException:
-            run("umount", "-l", str(folder))
-            raise
+            return
+        except (AssertionError, subprocess.TimeoutExpired):
+            if time.monotonic() > end:
+                run("umount", "-l", str(folder))
+                raise
+        time.sleep(0.05)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from device_load import OLD
 from harness import effort, new_seed
-from logdisk import logged_disk, make_image, mounted, need_logdisk, run
+from logdisk import logged_disk, make_image, mounted, need_logdisk, run, unmount
 from power_load import which_version
 
 LOAD = Path(__file__).parent.parent / "device_load.py"
@@ -159,7 +159,7 @@ def overfill_disk(kind: str, place: Path, how: str, engine: str, choose: random.
                 tally.judge(folder, report)
             return sum(disk.counts()[2:])
     finally:
-        run("umount", str(memory))
+        unmount(memory)
 
 
 def resize(memory: Path, nbytes: int) -> None:
