@@ -78,6 +78,8 @@ def main(folder: str, control: str, how: str, rounds: int) -> None:
             replaced = f"{engine}/old/{scheme}-{compression}"
             new = f"{engine}/{number}/{scheme}/{scheme}-{compression}"
             for name, version in ((replaced, number), (new, 0)):
+                if how != "in place" and scheme == "file":  # a folder that somebody else has made just now
+                    (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
                 os.write(marks, f"mark begin {version} {name}".encode())
                 write(Path(folder), name, content(name, version), how)
                 os.write(marks, f"mark done {version} {name}".encode())
