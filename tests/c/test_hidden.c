@@ -64,11 +64,11 @@ name_is_only_the_file_that_is_open(void)
     put_file(join(path, folder, "file"), "", 0);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     CHECK(fd >= 0);
-    CHECK(s3dlio_hidden_is(fd, dirfd_of_folder, "file"));
-    CHECK(!s3dlio_hidden_is(fd, dirfd_of_folder, "missing"));
-    CHECK(!s3dlio_hidden_is(-1, dirfd_of_folder, "file"));
+    CHECK_EQ(s3dlio_hidden_is(fd, dirfd_of_folder, "file"), 1);
+    CHECK_EQ(s3dlio_hidden_is(fd, dirfd_of_folder, "missing"), 0);
+    CHECK_EQ(s3dlio_hidden_is(-1, dirfd_of_folder, "file"), -EBADF);
     if (other >= 0) { /* on another file system */
-        CHECK(!s3dlio_hidden_is(other, dirfd_of_folder, "file"));
+        CHECK_EQ(s3dlio_hidden_is(other, dirfd_of_folder, "file"), 0);
         close(other);
         CHECK(unlink(shm) == 0);
     }
@@ -122,12 +122,12 @@ sweep_of_all_goes_on_to_two_free_names_and_no_further(void)
     make_hidden("file", 0);
     make_hidden("file", 2);
     make_hidden("file", 5);
-    s3dlio_hidden_sweep_all(dirfd_of_folder, "file");
+    s3dlio_hidden_sweep_all(dirfd_of_folder, "file", "");
     CHECK_EQ(count_entries(folder), 1);
     for (unsigned slot = 0; slot < S3DLIO_HIDDEN_SLOTS; slot++)
         make_hidden("file", slot);
     CHECK_EQ(count_entries(folder), S3DLIO_HIDDEN_SLOTS);
-    s3dlio_hidden_sweep_all(dirfd_of_folder, "file");
+    s3dlio_hidden_sweep_all(dirfd_of_folder, "file", "");
     CHECK_EQ(count_entries(folder), 0);
 }
 

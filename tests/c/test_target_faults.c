@@ -180,7 +180,7 @@ refused_looks_are_errors_at_the_opening(void)
     check_fired(&fstatat_fault);
     put_file(path, "before", 6);
     fail(&fstat_fault, EIO, 1); /* whose the folder is, is not known */
-    CHECK_EQ(s3dlio_target_open(&target, path, false), -EACCES);
+    CHECK_EQ(s3dlio_target_open(&target, path, false), -EIO);
     check_fired(&fstat_fault);
     fail_after(&fstat_fault, 1, EIO, 1);
     CHECK_EQ(s3dlio_target_open(&target, path, false), -EIO);
