@@ -23,14 +23,14 @@ def status(field: str) -> int:
     return int(found[1]) * KIB
 
 
-def measure(scheme: str, compression: str | None) -> Callable[[str, int], dict[str, int]]:
+def measure(scheme: str, direct: bool | None, compression: str | None) -> Callable[[str, int], dict[str, int]]:
     import s3dlio
 
     def write(path: str, nbytes: int) -> dict[str, int]:
         size = min(nbytes, 8 * MIB)
         # One half cannot be compressed, the other somewhat.
         chunk = os.urandom(size // 2) + base64.b64encode(os.urandom(size // 2))[: size // 2]
-        with s3dlio.open_writer(f"{scheme}://{path}", compression=compression) as writer:
+        with s3dlio.open_writer(f"{scheme}://{path}", direct=direct, compression=compression) as writer:
             Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far, see proc(5)
             baseline = status("VmRSS")
             for _ in range(nbytes // size):
@@ -41,8 +41,8 @@ def measure(scheme: str, compression: str | None) -> Callable[[str, int], dict[s
 
 
 CONTENDERS = tuple(
-    Contender(f"{scheme}://{', zstd' if compression else ''}", partial(measure, scheme, compression))
-    for scheme in ("direct", "file")
+    Contender(f"{name}{', zstd' if compression else ''}", partial(measure, name.partition(":")[0], direct, compression))
+    for name, direct in (("direct://", None), ("file://, direct=False", False))
     for compression in (None, "zstd")
 )
 

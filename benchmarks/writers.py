@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import race
 
@@ -19,12 +20,13 @@ def chunk_of(nbytes: int) -> bytes:
     return os.urandom(nbytes)
 
 
-def ours(scheme: str) -> Write:
+def ours(scheme: str, **settings: Any) -> Write:
     import s3dlio
 
     def write(path: str, nbytes: int, chunk_nbytes: int, durable: bool) -> None:
         chunk = chunk_of(chunk_nbytes)
-        with s3dlio.open_writer(f"{scheme}://{path}", durability="full" if durable else "none") as writer:
+        durability = "full" if durable else "none"
+        with s3dlio.open_writer(f"{scheme}://{path}", durability=durability, **settings) as writer:
             write_chunk = writer.write_chunk
             for _ in range(nbytes // chunk_nbytes):
                 write_chunk(chunk)
