@@ -14,6 +14,7 @@ import os
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -146,6 +147,7 @@ class Race:
         self.rounds: int = arguments.rounds or (2 if self.quick else rounds)
         self._json: Path = arguments.json
         self._workers: dict[str, Worker] = {}
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # not without cleaning up
         BUILD.mkdir(parents=True, exist_ok=True)
         arguments.folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=arguments.folder.absolute()))
