@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from harness import SOAK, effort, need_tools, new_seed
+from harness import SOAK, cannot, effort, need_tools, new_seed
 from judging import Verdict, judge
 from tracing import BLOCK, ERRORS, EXEMPT, MORE_ERRORS, OLD, Call, Fault, Run, Scenario, Tracer, is_whole
 
@@ -145,8 +145,16 @@ class Tracers:
 
 
 @pytest.fixture
-def tracers(driver: Path, disk_path: Path) -> Iterator[Tracers]:
+def tracer(driver: Path, disk_path: Path) -> Tracer:
     need_tools("strace")
+    found = Tracer(driver, disk_path / "run")
+    if not found.run(Scenario("threads")).calls:
+        cannot("strace may not trace here (ptrace_scope, seccomp)")
+    return found
+
+
+@pytest.fixture
+def tracers(driver: Path, disk_path: Path, tracer: Tracer) -> Iterator[Tracers]:
     found = Tracers(driver, disk_path)
     yield found
     found.close()
@@ -221,18 +229,15 @@ class Dull(Tracer):
         return super().run(scenario, names=names)
 
 
-def test_fault_that_is_not_injected_is_seen_to_be_silent(driver: Path, disk_path: Path) -> None:
-    need_tools("strace")
-    tracer = Dull(driver, disk_path / "run")
+def test_fault_that_is_not_injected_is_seen_to_be_silent(tracer: Tracer) -> None:
+    tracer = Dull(tracer.driver, tracer.folder)
     for call, kind in (("linkat", "silent"), ("ftruncate", "not reached")):
         job = Job(Scenario(), [], Fault(call, 1, "EIO"))
         assert [verdict.kind for verdict in try_fault(tracer, job)] == [kind]
 
 
-def test_name_that_could_not_be_removed_is_swept_by_the_next_writer(driver: Path, disk_path: Path) -> None:
+def test_name_that_could_not_be_removed_is_swept_by_the_next_writer(tracer: Tracer) -> None:
     """Two faults: after one the hidden name is to be removed, and that fails too.  Only then it is left."""
-    need_tools("strace")
-    tracer = Tracer(driver, disk_path / "run")
     for tmpfile in (True, False):
         scenario = Scenario(state="old", nbytes=4321, tmpfile=tmpfile)
         ground = ground_faults(scenario, tracer.run(scenario).calls)
