@@ -123,17 +123,21 @@ class ZstdReader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._check_open()
+        before = self._position
         if whence == os.SEEK_END:
             self._skip(None)
         if whence != os.SEEK_SET:
             offset += self._position
+        self._go_to(before if offset < 0 else offset)
         if offset < 0:
             raise InvalidInputError(f"seek {self.name}: position {offset} is before the beginning")
-        if offset < self._position:
+        return self._position
+
+    def _go_to(self, position: int) -> None:
+        if position < self._position:
             self._raw.seek(0)
             self._start()
-        self._skip(offset)
-        return self._position
+        self._skip(position)
 
     def _skip(self, position: int | None) -> None:
         scratch = memoryview(bytearray(1 << 20))
