@@ -68,7 +68,7 @@ hidden_features_are_not_seen_until_they_are_shown(void)
 int
 main(void)
 {
-    deadline(60);
+    deadline(120);
 #if defined(__x86_64__)
     features_are_those_that_processor_and_system_have();
     features_here_are_those_the_compiler_sees();

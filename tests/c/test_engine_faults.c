@@ -279,7 +279,7 @@ large_pool_is_not_registered(void)
 int
 main(void)
 {
-    deadline(60);
+    deadline(120);
     make_folder(folder, NULL);
     fd = open(join(path, folder, "file"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     CHECK(fd >= 0);

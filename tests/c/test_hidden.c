@@ -136,7 +136,7 @@ main(void)
 {
     int nfds;
 
-    deadline(60);
+    deadline(120);
     make_folder(folder, NULL);
     nfds = count_fds();
     dirfd_of_folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -137,7 +137,7 @@ main(void)
 {
     int nfds;
 
-    deadline(60);
+    deadline(120);
     umask(022);
     make_folder(folder, NULL);
     CHECK(chmod(folder, 0755) == 0);

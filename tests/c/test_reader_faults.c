@@ -182,7 +182,7 @@ main(void)
 {
     int nfds;
 
-    deadline(60);
+    deadline(120);
     make_folder(folder, NULL);
     data = make_data(4 * BLOCK, 1);
     room = malloc(4 * BLOCK + 1);

@@ -248,7 +248,7 @@ main(void)
 {
     int nfds;
 
-    deadline(60);
+    deadline(120);
     make_folder(folder, NULL);
     join(path, folder, "file");
     nfds = count_fds();

@@ -151,7 +151,7 @@ unasked_workers_are_one_for_each_processor_and_no_more_than_16(void)
 int
 main(void)
 {
-    deadline(60);
+    deadline(120);
     refused_level_or_checksum_is_an_error();
     refused_threads_are_done_without();
     failing_compressor_is_an_error_in_write_and_end();
