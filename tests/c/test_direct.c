@@ -203,6 +203,27 @@ flag_that_cannot_be_set_or_cleared_is_reported(void)
     CHECK(mode.on && is_on());
 }
 
+static void
+switch_that_fails_is_not_tried_again(void)
+{
+    struct s3dlio_direct_mode mode;
+
+    CHECK(fcntl(fd, F_SETFL, 0) == 0);
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_AUTO, fd), 0);
+    CHECK(!s3dlio_direct_switch(&mode, 16 * MIB - 1, fd));
+    fail(&fcntl_fault, EINVAL, 1);
+    CHECK(!s3dlio_direct_switch(&mode, 16 * MIB, fd));
+    check_fired(&fcntl_fault);
+    CHECK_EQ(mode.error, -EINVAL);
+    CHECK(!s3dlio_direct_switch(&mode, 32 * MIB, fd));
+    CHECK(!mode.on && !is_on());
+
+    CHECK_EQ(s3dlio_direct_start(&mode, S3DLIO_DIRECT_AUTO, fd), 0);
+    CHECK(s3dlio_direct_switch(&mode, 16 * MIB, fd));
+    CHECK(mode.on && is_on());
+    CHECK(!s3dlio_direct_switch(&mode, 16 * MIB, fd)); /* already */
+}
+
 int
 main(void)
 {
@@ -226,6 +247,7 @@ main(void)
     memory_file_systems_have_none();
     alignment_is_what_the_kernel_tells_but_no_less_than_a_page();
     flag_that_cannot_be_set_or_cleared_is_reported();
+    switch_that_fails_is_not_tried_again();
     close(fd);
     remove_folder(folder);
     return 0;

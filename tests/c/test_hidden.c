@@ -5,6 +5,8 @@
 
 #include "faults.h"
 
+FAULTY(int, fstatat, (int dirfd, const char *restrict name, struct stat *restrict file, int flags),
+       (dirfd, name, file, flags))
 FAULTY(int, unlinkat, (int dirfd, const char *name, int flags), (dirfd, name, flags))
 
 static char folder[PATH_MAX];
@@ -67,6 +69,7 @@ name_is_only_the_file_that_is_open(void)
     CHECK_EQ(s3dlio_hidden_is(fd, dirfd_of_folder, "file"), 1);
     CHECK_EQ(s3dlio_hidden_is(fd, dirfd_of_folder, "missing"), 0);
     CHECK_EQ(s3dlio_hidden_is(-1, dirfd_of_folder, "file"), -EBADF);
+    CHECK_EQ(s3dlio_hidden_is(fd, dirfd_of_folder, "file/x"), -ENOTDIR);
     if (other >= 0) { /* on another file system */
         CHECK_EQ(s3dlio_hidden_is(other, dirfd_of_folder, "file"), 0);
         close(other);
@@ -74,8 +77,8 @@ name_is_only_the_file_that_is_open(void)
     }
     CHECK(rename(path, join(moved, folder, "moved")) == 0);
     put_file(path, "", 0);
-    CHECK(!s3dlio_hidden_is(fd, dirfd_of_folder, "file"));
-    CHECK(s3dlio_hidden_is(fd, dirfd_of_folder, "moved"));
+    CHECK_EQ(s3dlio_hidden_is(fd, dirfd_of_folder, "file"), 0);
+    CHECK_EQ(s3dlio_hidden_is(fd, dirfd_of_folder, "moved"), 1);
     close(fd);
     CHECK(unlink(path) == 0 && unlink(moved) == 0);
 }
@@ -93,6 +96,10 @@ sweep_removes_what_nobody_holds(void)
     CHECK(!s3dlio_hidden_sweep(dirfd_of_folder, "hidden"));
     CHECK(exists(path));
     close(fd);
+    fail(&fstatat_fault, EIO, 1); /* it may be somebody else's by now */
+    CHECK(!s3dlio_hidden_sweep(dirfd_of_folder, "hidden"));
+    check_fired(&fstatat_fault);
+    CHECK(exists(path));
     fail(&unlinkat_fault, EROFS, 1);
     CHECK(!s3dlio_hidden_sweep(dirfd_of_folder, "hidden"));
     check_fired(&unlinkat_fault);
@@ -131,6 +138,20 @@ sweep_of_all_goes_on_to_two_free_names_and_no_further(void)
     CHECK_EQ(count_entries(folder), 0);
 }
 
+/* It need not have been possible to lock it. */
+static void
+sweep_of_all_leaves_the_own_name(void)
+{
+    char own[NAME_MAX + 1], path[PATH_MAX];
+
+    make_hidden("file", 0);
+    make_hidden("file", 1);
+    s3dlio_hidden_name("file", 1, own);
+    s3dlio_hidden_sweep_all(dirfd_of_folder, "file", own);
+    CHECK_EQ(count_entries(folder), 1);
+    CHECK(unlink(join(path, folder, own)) == 0);
+}
+
 int
 main(void)
 {
@@ -148,6 +169,7 @@ main(void)
     sweep_removes_what_nobody_holds();
     sweep_leaves_links_and_special_files();
     sweep_of_all_goes_on_to_two_free_names_and_no_further();
+    sweep_of_all_leaves_the_own_name();
 
     close(dirfd_of_folder);
     CHECK_EQ(count_fds(), nfds);

@@ -151,6 +151,13 @@ unfinished_read_goes_on_with_the_same_arguments_only(void)
     CHECK_EQ(s3dlio_reader_read(reader, room, 4 * BLOCK - 1, 0, &crc32c), -EINVAL);
     CHECK_EQ(s3dlio_reader_read(reader, room, 4 * BLOCK, 1, &crc32c), -EINVAL);
     CHECK_EQ(s3dlio_reader_read(reader, room + 1, 4 * BLOCK, 0, &crc32c), -EINVAL);
+    s3dlio_reader_free(reader);
+
+    reader = open_reader("threads", 1, 0);
+    CHECK_EQ(s3dlio_reader_read(reader, room, 3 * BLOCK, 0, &crc32c), -EAGAIN);
+    CHECK_EQ(s3dlio_reader_read(reader, room, 3 * BLOCK, 1, &crc32c), -EINVAL);
+    CHECK_EQ(s3dlio_reader_cancel(reader), 0);
+    CHECK_EQ(s3dlio_reader_read(reader, room, 4 * BLOCK, 0, &crc32c), -EAGAIN);
     slow_ms = 0;
     while ((n = s3dlio_reader_read(reader, room, 4 * BLOCK, 0, &crc32c)) == -EAGAIN)
         ;

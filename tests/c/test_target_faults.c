@@ -14,6 +14,8 @@ FAULTY(int, fstatat, (int dirfd, const char *restrict path, struct stat *restric
        (dirfd, path, file, flags))
 FAULTY(int, linkat, (int from_dirfd, const char *from, int dirfd, const char *to, int flags),
        (from_dirfd, from, dirfd, to, flags))
+FAULTY(ssize_t, readlink, (const char *restrict path, char *restrict link, size_t nbytes),
+       (path, link, nbytes))
 FAULTY(int, mkdirat, (int dirfd, const char *path, mode_t mode), (dirfd, path, mode))
 
 static struct fault close_fault;
@@ -215,7 +217,7 @@ file_in_the_place_of_a_folder_is_an_error_and_stays(void)
 }
 
 static void
-link_in_the_working_folder_is_followed(void)
+link_in_the_working_folder_is_followed_or_an_error(void)
 {
     struct s3dlio_target target;
     char name[PATH_MAX];
@@ -224,6 +226,9 @@ link_in_the_working_folder_is_followed(void)
     CHECK(symlink("file", join(name, folder, "link")) == 0);
     target = open_target("link");
     check_published(&target, path);
+    fail(&readlink_fault, EIO, 1);
+    CHECK_EQ(s3dlio_target_open(&target, "link", false), -EIO);
+    check_fired(&readlink_fault);
     CHECK(chdir("/") == 0);
     CHECK(unlink(name) == 0);
 }
@@ -261,7 +266,7 @@ main(void)
     refused_looks_are_errors_at_the_opening();
     folder_that_cannot_be_made_leaves_none();
     file_in_the_place_of_a_folder_is_an_error_and_stays();
-    link_in_the_working_folder_is_followed();
+    link_in_the_working_folder_is_followed_or_an_error();
     flush_reports_what_close_does_and_needs_no_descriptor();
 
     CHECK_EQ(count_fds(), nfds);
