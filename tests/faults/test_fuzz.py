@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 TARGETS = {file.stem.removeprefix("fuzz_") for file in (ROOT / "fuzz").glob("fuzz_*.c")}
-SHORT, LONG = 270, 3 * 3600
+SHORT, LONG = 600, 3 * 3600
 
 
 def run_fuzz(figure: Callable[[str], None], argument: str) -> dict[str, str]:
