@@ -76,8 +76,8 @@ def loop_device(file: Path) -> Iterator[str]:
 def mounted(kind: str, device: str, folder: Path) -> Iterator[None]:
     """Mounts a device, or an image by a loop device of its own."""
     options = MOUNT_OPTIONS[kind] + ("" if Path(device).is_block_device() else ",loop")
-    run("mount", "-t", kind, "-o", options, device, str(folder))
     try:
+        run("mount", "-t", kind, "-o", options, device, str(folder))
         yield
     finally:
         unmount(folder)
@@ -86,15 +86,17 @@ def mounted(kind: str, device: str, folder: Path) -> Iterator[None]:
 def unmount(folder: Path) -> None:
     """Tries for a while: a loop device may let go of its image some time after it was detached."""
     end = time.monotonic() + 10
-    while True:
-        try:
-            run("umount", str(folder))
-            return
-        except (AssertionError, subprocess.TimeoutExpired):
-            if time.monotonic() > end:
-                run("umount", "-l", str(folder))
-                raise
-        time.sleep(0.05)
+    try:
+        while folder.is_mount():
+            try:
+                run("umount", str(folder))
+            except (AssertionError, subprocess.TimeoutExpired):
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+    finally:
+        if folder.is_mount():
+            run("umount", "-l", str(folder))
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """A program that writes files, each in versions, and tells a logged disk before and after each of them.
 
-    power_load.py FOLDER CONTROL ENGINE HOW ROUNDS
+    power_load.py FOLDER CONTROL HOW ROUNDS
 
 HOW is a durability, 'named' for the full one, or 'in place'; whatever it is, every file is acknowledged as if it were
 durable.
@@ -14,6 +14,9 @@ import os
 import random
 import sys
 from pathlib import Path
+
+# What S3DLIO_IO_ENGINE may be; without a choice, a file of one block needs no engine.
+ENGINES = ("uring", "threads", "")
 
 
 @functools.lru_cache(256)
@@ -72,7 +75,7 @@ def write(folder: Path, name: str, data: bytes, how: str) -> None:
 
 def main(folder: str, control: str, how: str, rounds: int) -> None:
     marks = os.open(control, os.O_WRONLY)
-    engine = os.environ["S3DLIO_IO_ENGINE"]
+    engine = os.environ["S3DLIO_IO_ENGINE"] or "auto"
     for number in range(rounds):
         for scheme, compression in itertools.product(("file", "direct"), ("plain", "zstd.zst")):
             replaced = f"{engine}/old/{scheme}-{compression}"

@@ -20,7 +20,7 @@ import pytest
 from device_load import NEW, OLD
 from harness import effort, new_seed
 from logdisk import logged_disk, make_image, mounted, need_logdisk, run, unmount
-from power_load import which_version
+from power_load import ENGINES, which_version
 
 LOAD = Path(__file__).parent.parent / "device_load.py"
 HIDDEN = re.compile(r"\..*\.s3dlio-\d+")
@@ -177,8 +177,7 @@ def test_device_errors_are_raised_and_leave_the_old_state(
     tally = Tally()
     disks = effort(12, 200)
     fired = sum(
-        break_disk(kind, memory_path, "full", ("uring", "threads")[number % 2], choose, tally) > 0
-        for number in range(disks)
+        break_disk(kind, memory_path, "full", ENGINES[number % 3], choose, tally) > 0 for number in range(disks)
     )
     figure(f"device EIO: {kind} {tally.runs()} runs on {fired} failing disks, {tally}, seed {seed}")
     assert (tally.silent, tally.wrong) == ([], [])
@@ -200,7 +199,7 @@ def test_delayed_write_errors_are_raised_and_leave_the_old_state(
     fired = 0
     for number in range(disks):
         room = choose.randrange(400_000) if number else 64 << 20  # the first has enough
-        engine = ("uring", "threads")[number % 2]
+        engine = ENGINES[number % 3]
         fired += overfill_disk(kind, memory_path, "full", engine, choose, tally, room) > 0
     figure(f"delayed errors: {kind} {tally.runs()} runs on {fired} failing disks, {tally}, seed {seed}")
     assert (tally.silent, tally.wrong) == ([], [])
