@@ -71,7 +71,7 @@ def raises_again(writer: Any, error: Any) -> bool:
     try:
         writer.write_chunk(b"more")
     except type(error) as again:
-        return again.errno == error.errno
+        return bool(again.errno == error.errno)
     except ValueError:
         return bool(writer.stats().visible)
     return False

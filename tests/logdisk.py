@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import cannot, need_root, need_tools
+from mounts import mounted_at, run
 
 SOURCE = Path(__file__).parent / "faults" / "logdisk.c"
 # Small file systems that write what they need at once, not later in a thread of their own; xfs and btrfs of the least
@@ -24,13 +25,6 @@ MKFS = {
     "btrfs": ("128M", "mkfs.btrfs -q -f"),
 }
 MOUNT_OPTIONS = {"ext4": "noatime", "xfs": "noatime,nouuid", "btrfs": "noatime"}
-
-
-def run(*command: str) -> str:
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"PATH": path})
-    assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}: {done.stderr}"
-    return done.stdout.strip()
 
 
 def need_logdisk() -> None:
@@ -76,27 +70,8 @@ def loop_device(file: Path) -> Iterator[str]:
 def mounted(kind: str, device: str, folder: Path) -> Iterator[None]:
     """Mounts a device, or an image by a loop device of its own."""
     options = MOUNT_OPTIONS[kind] + ("" if Path(device).is_block_device() else ",loop")
-    try:
-        run("mount", "-t", kind, "-o", options, device, str(folder))
+    with mounted_at(folder, "-t", kind, "-o", options, device):
         yield
-    finally:
-        unmount(folder)
-
-
-def unmount(folder: Path) -> None:
-    """Tries for a while: a loop device may let go of its image some time after it was detached."""
-    end = time.monotonic() + 10
-    try:
-        while folder.is_mount():
-            try:
-                run("umount", str(folder))
-            except (AssertionError, subprocess.TimeoutExpired):
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.05)
-    finally:
-        if folder.is_mount():
-            run("umount", "-l", str(folder))
 
 
 @dataclass
@@ -120,10 +95,12 @@ class Disk:
 
 
 @contextmanager
-def logged_disk(image: Path, log: Path) -> Iterator[Disk]:
+def logged_disk(image: Path, log: Path | None = None) -> Iterator[Disk]:
     with tempfile.TemporaryDirectory(prefix="logdisk-") as name:
         folder = Path(name)
-        with subprocess.Popen([program(), str(image), str(log), name], stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            [program(), str(image), str(log or ""), name], stderr=subprocess.PIPE, text=True
+        ) as process:
             try:
                 end = time.monotonic() + 30
                 while not (folder / "disk").exists():
@@ -136,7 +113,7 @@ def logged_disk(image: Path, log: Path) -> Iterator[Disk]:
                     Path(f"/sys/block/{Path(device).name}/queue/max_sectors_kb").write_text("512")
                     yield Disk(device, folder / "control")
             finally:
-                with suppress(AssertionError):
+                with suppress(subprocess.CalledProcessError):
                     run("fusermount3", "-u", "-z", name)
                 try:
                     process.wait(timeout=30)

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from harness import cannot, need_root, need_tools
@@ -42,7 +42,7 @@ def mounted(kind: str, size_mib: int, tmp: Path, options: str = "") -> Iterator[
     with image.open("xb") as file:
         file.truncate(size_mib << 20)
     try:
-        _run(*_MKFS[kind], str(image))
+        run(*_MKFS[kind], str(image))
         with _mounted(place, "-o", f"loop,{options}".rstrip(","), str(image)):
             yield place
     finally:
@@ -51,26 +51,52 @@ def mounted(kind: str, size_mib: int, tmp: Path, options: str = "") -> Iterator[
 
 @contextmanager
 def _mounted(place: Path, *arguments: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(mounted_at(place, *arguments))
+        except subprocess.CalledProcessError as error:
+            cannot(f"mount {' '.join(arguments)}: {error.stderr.strip()}")
+        yield
+
+
+@contextmanager
+def mounted_at(place: Path, *arguments: str) -> Iterator[None]:
+    """What mount(8) makes of these arguments and the folder ``place``."""
     try:
-        _run("mount", *arguments, str(place))
-    except subprocess.CalledProcessError as error:
-        cannot(f"mount {' '.join(arguments)}: {error.stderr.strip()}")
-    try:
+        run("mount", *arguments, str(place))
         yield
     finally:
-        deadline = time.monotonic() + 5
-        while True:
+        _unmount(place)
+
+
+def _unmount(place: Path) -> None:
+    deadline = time.monotonic() + 10
+    try:
+        while _is_mounted(place):
             try:
-                _run("umount", str(place))
-                break
+                run("umount", str(place))
             except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
                 # A loop device lets go of its image, which may lie here, some time after its own umount(8).
                 if time.monotonic() > deadline:
-                    _run("umount", "-l", str(place))  # what still uses it keeps it, but under no name
                     raise
-            time.sleep(0.05)
+                time.sleep(0.05)
+    finally:
+        if _is_mounted(place):
+            run("umount", "-l", str(place))  # what still uses it keeps it, but under no name
 
 
-def _run(*command: str) -> None:
+def _is_mounted(place: Path) -> bool:
+    """As the kernel tells it: a file system that has shut itself down has no answer for stat(2)."""
+    return f" {place.absolute()} " in Path("/proc/self/mountinfo").read_text()
+
+
+def run(*command: str) -> str:
+    """What an administrator's program prints; it must succeed."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=os.environ | {"PATH": path})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"PATH": path})
+    try:
+        done.check_returncode()
+    except subprocess.CalledProcessError as error:
+        error.add_note(done.stderr)
+        raise
+    return done.stdout.strip()

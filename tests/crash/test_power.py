@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 from harness import effort, new_seed
-from logdisk import MKFS, Event, Flush, Mark, Write, logged_disk, make_image, mounted, need_logdisk, read_log, run
+from logdisk import MKFS, Event, Flush, Mark, Write, logged_disk, make_image, mounted, need_logdisk, read_log
+from mounts import run
 from power_load import ENGINES, which_version
 
 import s3dlio

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from device_load import NEW, OLD
 from harness import effort, new_seed
-from logdisk import logged_disk, make_image, mounted, need_logdisk, run, unmount
+from logdisk import logged_disk, make_image, mounted, need_logdisk
+from mounts import mounted_at, run
 from power_load import ENGINES, which_version
 
 LOAD = Path(__file__).parent.parent / "device_load.py"
@@ -119,7 +120,7 @@ def break_disk(kind: str, place: Path, how: str, engine: str, choose: random.Ran
     what = choose.choice(("write", "write", "fsync", "both"))
     errno = choose.choice((5, 5, 28))
     skip, every, times = choose.choice((0, 1, choose.randrange(60))), choose.choice((1, 1, 2, 7)), choose.choice(TIMES)
-    with logged_disk(image, Path("/dev/null")) as disk:
+    with logged_disk(image) as disk:
         try:
             with mounted(kind, disk.device, folder):
                 with started_load(folder, how, engine, choose.randrange(2**32)) as go_on:
@@ -141,10 +142,9 @@ def overfill_disk(kind: str, place: Path, how: str, engine: str, choose: random.
     memory, folder = place / "memory", place / "mount"
     for made in (memory, folder):
         made.mkdir(exist_ok=True)
-    run("mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(memory))
-    try:
+    with mounted_at(memory, "-t", "tmpfs", "-o", "size=1g", "tmpfs"):
         make_image(kind, memory / "image")
-        with logged_disk(memory / "image", Path("/dev/null")) as disk:
+        with logged_disk(memory / "image") as disk:
             with mounted(kind, disk.device, folder):
                 with started_load(folder, how, engine, choose.randrange(2**32)) as go_on:
                     run("sync", "--file-system", str(folder))
@@ -158,8 +158,6 @@ def overfill_disk(kind: str, place: Path, how: str, engine: str, choose: random.
             with mounted(kind, disk.device, folder):
                 tally.judge(folder, report)
             return sum(disk.counts()[2:])
-    finally:
-        unmount(memory)
 
 
 def resize(memory: Path, nbytes: int) -> None:
