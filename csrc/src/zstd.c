@@ -26,9 +26,9 @@
  * are taken unasked. */
 #define MAX_DEFAULT_WORKERS 16
 
-/* Bytes that one worker compresses at a time, where libzstd would take 8 MiB: that halves the memory
- * of the ordinary levels, for 0.4 % more to store.  The lower ones take less, the higher ones have
- * windows that need more. */
+/* Bytes that one worker compresses at a time, where libzstd would take 8 MiB: that halves the
+ * memory of the ordinary levels, for 0.4 % more to store.  The lower ones take less, the higher
+ * ones have windows that need more. */
 #define JOB_NBYTES    (4 << 20)
 #define JOB_LEVEL_MIN 3
 #define JOB_LEVEL_MAX 8
