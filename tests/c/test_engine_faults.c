@@ -107,8 +107,10 @@ large_transfer_goes_in_aligned_steps(void)
     void *data = mmap(NULL, nbytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
     struct s3dlio_io io = make_io(S3DLIO_IO_WRITE, data, nbytes, 0);
+    struct stat file;
 
     CHECK(data != MAP_FAILED && null >= 0);
+    CHECK(fstat(null, &file) == 0 && S_ISCHR(file.st_mode)); /* else it would take the space */
     CHECK_EQ(s3dlio_io_step(&io, null), 1 << 30);
     CHECK_EQ(s3dlio_io_run(&io, null, 4096), 0);
     CHECK_EQ(io.done, nbytes);
