@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError
@@ -106,6 +108,7 @@ class ZstdReader(io.RawIOBase):
         self._ahead = ffi.new("char[1]")
         self._is_ahead = False
         self._position = 0
+        self._in_step = True  # whether the decoder is at this position
 
     @property
     def name(self) -> str:
@@ -123,21 +126,31 @@ class ZstdReader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._check_open()
-        before = self._position
-        if whence == os.SEEK_END:
-            self._skip(None)
-        if whence != os.SEEK_SET:
-            offset += self._position
-        self._go_to(before if offset < 0 else offset)
-        if offset < 0:
-            raise InvalidInputError(f"seek {self.name}: position {offset} is before the beginning")
+        with self._moving():
+            if whence == os.SEEK_END:
+                self._skip(None)
+            if whence != os.SEEK_SET:
+                offset += self._position
+            if offset < 0:
+                raise InvalidInputError(f"seek {self.name}: position {offset} is before the beginning")
+            if offset < self._position:
+                self._restart()
+            self._skip(offset)
         return self._position
 
-    def _go_to(self, position: int) -> None:
-        if position < self._position:
-            self._raw.seek(0)
-            self._start()
-        self._skip(position)
+    @contextmanager
+    def _moving(self) -> Iterator[None]:
+        """A call that fails moves nothing, also when Ctrl-C breaks it off: what it has passed over is read again."""
+        before = self._position
+        try:
+            yield
+        except BaseException:
+            self._position, self._in_step = before, False
+            raise
+
+    def _restart(self) -> None:
+        self._raw.seek(0)
+        self._start()
 
     def _skip(self, position: int | None) -> None:
         scratch = memoryview(bytearray(1 << 20))
@@ -152,13 +165,18 @@ class ZstdReader(io.RawIOBase):
         count = 0
         if len(data) == 0:
             return 0
-        if self._is_ahead:
-            data[0] = self._ahead[0]
-            count = 1
-        if count < len(data):
-            count += self._decompress(data + count, len(data) - count)
-        self._is_ahead = count > 0 and self._decompress(self._ahead, 1) == 1
-        self._position += count
+        with self._moving():
+            if not self._in_step:
+                position = self._position
+                self._restart()
+                self._skip(position)
+            if self._is_ahead:
+                data[0] = self._ahead[0]
+                count = 1
+            if count < len(data):
+                count += self._decompress(data + count, len(data) - count)
+            self._is_ahead = count > 0 and self._decompress(self._ahead, 1) == 1
+            self._position += count
         return count
 
     def _decompress(self, data: Any, room: int) -> int:
