@@ -93,13 +93,14 @@ def empty(folder: Path) -> None:
             entry.unlink()
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_disk_that_becomes_full_leaves_the_old_file_or_the_new(
     kind: str, disk_path: Path, figure: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choose = random.Random(seed := new_seed())
     contents = [choose.randbytes(size) for size in FILE_SIZES]
-    offsets = effort(32, 600)
+    offsets = effort(24, 300)
     failed = whole = 0
     with mounted(kind, SIZE_MIB[kind], disk_path) as disk:
         for number in range(offsets):
@@ -171,6 +172,7 @@ def test_disk_without_inodes_leaves_the_old_file_or_the_new(
     figure(f"no inodes: {failed + whole} attempts on {kind}, {failed} failed loudly, {whole} whole, 0 torn, 0 left")
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_device_that_fails_after_the_write_was_taken_is_told(kind: str, disk_path: Path, figure: Figure) -> None:
     """The image of the disk lies on a tmpfs with less room than it promises: what the page cache has taken meets

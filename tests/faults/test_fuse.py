@@ -56,7 +56,7 @@ def test_short_writes_store_the_right_bytes(fuse: ShortFs, figure: Figure) -> No
     choose.shuffle(cases)
     files = fired = refused = 0
     seen = set()
-    for (every, limit), size, scheme, compression in cases[: effort(120, len(cases))]:
+    for (every, limit), size, scheme, compression in cases[: effort(80, len(cases))]:
         if limit and size / limit > MAX_STEPS * every:
             continue
         data = choose.randbytes(size)
