@@ -17,6 +17,7 @@ import numpy as np
 import s3dlio
 
 BLOCK = 64 << 10
+OFF, PREFER, AUTO = 0, 1, 3  # enum s3dlio_direct
 NAME = "a"
 OLD = b"what was there before\n" * 500
 ABANDONED = b"left behind by a killed process"

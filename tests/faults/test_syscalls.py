@@ -22,14 +22,31 @@ from typing import Any, NamedTuple
 import pytest
 from harness import SOAK, cannot, effort, need_tools, new_seed
 from judging import Verdict, judge
-from tracing import BLOCK, ERRORS, EXEMPT, MORE_ERRORS, OLD, Call, Fault, Run, Scenario, Tracer, is_whole
+from tracing import (
+    AUTO,
+    BLOCK,
+    ERRORS,
+    EXEMPT,
+    MORE_ERRORS,
+    OFF,
+    OLD,
+    PREFER,
+    Call,
+    Fault,
+    Run,
+    Scenario,
+    Tracer,
+    is_whole,
+)
 
 ENGINES = ("uring", "threads", "")
-OFF, PREFER, AUTO = 0, 1, 3  # enum s3dlio_direct
 SIZES = (5 * BLOCK + 12345, 4321)  # several blocks, and less than one
 WORKERS = 2  # threads of an engine with one write on its way and one more block
 TRIES = 10
 SHORT = 1000
+# What a writer is known to need; without one of these the scenarios would have lost something.
+NEEDED = {"openat", "pwrite64", "io_uring_setup", "io_uring_register", "io_uring_enter", "fsync", "fdatasync", "close"}
+NEEDED |= {"linkat", "renameat", "ftruncate", "fallocate", "fcntl", "flock", "statx", "mkdirat", "unlinkat", "mmap"}
 
 
 def scenarios() -> list[Scenario]:
@@ -188,6 +205,7 @@ def test_failing_system_call_leaves_the_new_file_or_the_old(tracers: Tracers, fi
     wrong = sorted(f"{verdict.kind} ({verdict.text}): {job}" for job, found in results for verdict in found)
     assert wrong == [], "\n".join([f"{len(wrong)}, seed {seed}", *wrong[:60]])
     assert len(results) > len(jobs) * 0.97
+    assert {job.fault.call for job, _ in results} >= NEEDED
 
 
 # A plain writer in the driver does it wrong: how, a fault that shows it, and what is found.

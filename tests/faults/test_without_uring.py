@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 from harness import SOAK, effort, need_root, need_tools
 from judging import judge
-from tracing import Scenario, Tracer
+from tracing import OFF, PREFER, Scenario, Tracer
 
-OFF, PREFER = 0, 1  # enum s3dlio_direct
 TESTS = Path(__file__).parents[1]
 FORBID = [sys.executable, str(TESTS / "forbid.py")]
 # Somebody else.  As a reader he may look at everything: the checkout and the interpreter may lie where only root can.
