@@ -37,9 +37,9 @@ REFUSALS = {"EPERM": errno.EPERM, "ENOSYS": errno.ENOSYS, "memlock 0": errno.ENO
 # back.  The long form has all.
 WRITER, STORE, FILE = "contract/test_writer.py", "contract/test_store.py", "test_file.py"
 SHORT = {
-    "EPERM": ([WRITER, FILE], "file|direct"),
+    "EPERM": ([WRITER, FILE], "direct"),
     "ENOSYS": ([STORE], "direct"),
-    "memlock 0": ([WRITER, FILE], "direct"),
+    "memlock 0": ([WRITER], "file|direct"),
     "nofile": ([WRITER], "file"),
 }
 LONG = ["contract", FILE, "test_readme.py"]
