@@ -69,9 +69,24 @@ def loop_device(file: Path) -> Iterator[str]:
 @contextmanager
 def mounted(kind: str, device: str, folder: Path) -> Iterator[None]:
     """Mounts a device, or an image by a loop device of its own."""
-    options = MOUNT_OPTIONS[kind] + ("" if Path(device).is_block_device() else ",loop")
-    with mounted_at(folder, "-t", kind, "-o", options, device):
+    is_device = Path(device).is_block_device()
+    with mounted_at(folder, "-t", kind, "-o", MOUNT_OPTIONS[kind] + ("" if is_device else ",loop"), device):
         yield
+    if is_device:
+        wait_until_free(device)
+
+
+def wait_until_free(device: str) -> None:
+    """A name space that somebody else has made meanwhile (mount_namespaces(7)) keeps a file system mounted, and the
+    next mount would be of the same one, with all that it has in memory."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            os.close(os.open(device, os.O_RDONLY | os.O_EXCL))
+            return
+        except OSError:
+            assert time.monotonic() < end, f"{device} stays mounted"
+            time.sleep(0.01)
 
 
 @dataclass

@@ -133,7 +133,10 @@ class Platter:
             if isinstance(event, Write):
                 os.pwrite(self.durable, event.data, event.offset)
         self.at = flushed
-        image = os.open(self.image, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        # Always a new file: the last one may still be mounted in a name space that somebody else has made meanwhile
+        # (mount_namespaces(7)), and mount(8) would show that state again.
+        self.image.unlink(missing_ok=True)
+        image = os.open(self.image, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             copy_data(self.durable, image)
             kept, ndropped = keep_some(self.events[flushed : crash.at], crash, choose)
