@@ -82,7 +82,7 @@ def main() -> None:
                 assert sizes == {f"a{i}": NBYTES for i in range(count)}
 
             title = f"{count} files, {'durable' if FULL in names else 'not durable'}"
-            contest.case(title, (count,), count, "files/s", contenders=names, check=check)
+            contest.case(title, (count,), count, "files/s", contenders=names, check=check, keep=True)
 
 
 if __name__ == "__main__":
