@@ -23,11 +23,13 @@
 #include "target.h"
 #include "transfer.h"
 
-/* Space is reserved ahead of the writes, so that O_DIRECT does not have to allocate for each block:
- * as much again as the file has, within these bounds.  What is left over is given back at the end.
+/* With O_DIRECT the file is made longer, and its space reserved, ahead of the writes: ext4 allows
+ * only one write at a time that makes a file longer, and waits for it (ext4_dio_write_iter()).  It
+ * grows by as much again as it has, within these bounds, since fallocate(2) lets all writes end
+ * first. What is left over is cut off at the end.
  */
 #define MIN_RESERVE_NBYTES ((uint64_t)16 << 20)
-#define MAX_RESERVE_NBYTES ((uint64_t)256 << 20)
+#define MAX_RESERVE_NBYTES ((uint64_t)1 << 30)
 /* On a disk that has not this many times the step free, other writers need the space more. */
 #define RESERVE_SHARE 16
 /* Bytes to compress before the clock is looked at; a high level takes about 0.3 s for them. */
@@ -240,8 +242,7 @@ reserve(struct s3dlio_writer *writer, uint64_t end)
     /* It only helps: where there is no room for it there may still be room for the data. */
     if (fstatvfs(writer->target.fd, &fs) == 0 &&
         fs.f_bavail * (uint64_t)fs.f_frsize / RESERVE_SHARE >= step &&
-        fallocate(writer->target.fd, FALLOC_FL_KEEP_SIZE, (off_t)writer->reserved, (off_t)step) ==
-            0)
+        fallocate(writer->target.fd, 0, (off_t)writer->reserved, (off_t)step) == 0)
         writer->reserved += step;
     else
         writer->reserved = UINT64_MAX;
