@@ -49,7 +49,7 @@ struct s3dlio_engine {
     size_t align;
     unsigned depth;
     unsigned in_flight;
-    /* Whether the pool's blocks are registered with the kernel. */
+    /* Whether the pool's blocks are registered with the kernel, as far as they have been sent. */
     bool registered;
 };
 

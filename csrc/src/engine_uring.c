@@ -9,13 +9,16 @@
 #include "engine.h"
 #include "pool.h"
 
-/* Registering pins all blocks at once, used or not. */
+/* Registered blocks are pinned: more than this is not taken from the system without being asked. */
 #define MAX_REGISTERED_NBYTES ((size_t)256 << 20)
 
 struct uring_engine {
     struct s3dlio_engine base;
     struct io_uring ring;
     bool fixed_file;
+    /* The pool whose blocks are being registered, and for each whether it is. */
+    const struct s3dlio_pool *pool;
+    bool *pinned;
     bool closing;
     /* Transfers that no submission entry was free for. */
     struct s3dlio_io *waiting;
@@ -27,27 +30,44 @@ of(struct s3dlio_engine *engine)
     return (struct uring_engine *)engine;
 }
 
-/* Pinned pages save the kernel the look-up for each transfer.  RLIMIT_MEMLOCK may forbid it; plain
- * buffers then do the same, a little slower. */
+/* Makes room to register the blocks of 'pool' (Linux 5.19).  Pinned pages save the kernel the
+ * look-up for each transfer. */
 static bool
-register_blocks(struct uring_engine *uring, const struct s3dlio_pool *pool)
+prepare_registration(struct uring_engine *uring, const struct s3dlio_pool *pool)
 {
     unsigned nblocks = s3dlio_pool_nblocks(pool);
-    struct iovec *blocks;
-    int status;
 
     if (nblocks * s3dlio_pool_block_nbytes(pool) > MAX_REGISTERED_NBYTES)
         return false;
-    blocks = calloc(nblocks, sizeof *blocks);
-    if (!blocks)
+    uring->pinned = calloc(nblocks, sizeof *uring->pinned);
+    if (!uring->pinned || io_uring_register_buffers_sparse(&uring->ring, nblocks) != 0)
         return false;
-    for (unsigned i = 0; i < nblocks; i++) {
-        blocks[i].iov_base = s3dlio_pool_block(pool, i);
-        blocks[i].iov_len = s3dlio_pool_block_nbytes(pool);
-    }
-    status = io_uring_register_buffers(&uring->ring, blocks, nblocks);
-    free(blocks);
-    return status == 0;
+    uring->pool = pool;
+    return true;
+}
+
+/*
+ * Whether a block is registered, which is done when it is first sent: all at once would first clear
+ * memory that a short stream does not use, and let the device wait for it.  RLIMIT_MEMLOCK may
+ * forbid it; plain buffers then do the same, a little slower.
+ */
+static bool
+is_registered(struct uring_engine *uring, int block)
+{
+    struct iovec memory;
+    __u64 tag = 0;
+
+    if (!uring->base.registered || block < 0)
+        return false;
+    if (uring->pinned[block])
+        return true;
+    memory.iov_base = s3dlio_pool_block(uring->pool, (unsigned)block);
+    memory.iov_len = s3dlio_pool_block_nbytes(uring->pool);
+    if (io_uring_register_buffers_update_tag(&uring->ring, (unsigned)block, &memory, &tag, 1) == 1)
+        uring->pinned[block] = true;
+    else
+        uring->base.registered = false;
+    return uring->pinned[block];
 }
 
 static int
@@ -67,7 +87,7 @@ uring_open(struct s3dlio_engine **engine_ret, int fd, unsigned depth,
     /* A child that used this ring would leave the parent waiting for ever. */
     (void)io_uring_ring_dontfork(&uring->ring);
     uring->fixed_file = io_uring_register_files(&uring->ring, &fd, 1) == 0;
-    uring->base.registered = pool && register_blocks(uring, pool);
+    uring->base.registered = pool && prepare_registration(uring, pool);
     *engine_ret = &uring->base;
     return 0;
 }
@@ -79,7 +99,7 @@ prepare(struct uring_engine *uring, struct io_uring_sqe *sqe, struct s3dlio_io *
     void *data = (char *)io->data + io->done;
     unsigned nbytes = (unsigned)(io->nbytes - io->done);
     uint64_t offset = io->offset + io->done;
-    bool fixed = uring->base.registered && io->block >= 0;
+    bool fixed = is_registered(uring, io->block);
 
     switch (io->kind) {
     case S3DLIO_IO_READ:
@@ -201,9 +221,10 @@ uring_free(struct s3dlio_engine *engine)
      * that a deleted file's space and its mount are free when the writer is gone. */
     if (uring->fixed_file)
         (void)io_uring_unregister_files(&uring->ring);
-    if (engine->registered)
+    if (uring->pool)
         (void)io_uring_unregister_buffers(&uring->ring);
     io_uring_queue_exit(&uring->ring);
+    free(uring->pinned);
     free(engine);
 }
 

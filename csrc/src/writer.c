@@ -88,10 +88,8 @@ start_engine(struct s3dlio_writer *writer)
         return 0;
     status = s3dlio_engine_open(&writer->engine, writer->target.fd, writer->options.in_flight + 1,
                                 writer->direct.align, s3dlio_stage_pool(writer->stage));
-    if (!status) {
+    if (!status)
         writer->engine_name = writer->engine->ops->name;
-        writer->registered = writer->engine->registered;
-    }
     return status;
 }
 
@@ -290,6 +288,7 @@ send_block(struct s3dlio_writer *writer)
         return status;
     reserve(writer, block.offset + nbytes);
     status = s3dlio_engine_submit(writer->engine, io);
+    writer->registered = writer->engine->registered;
     /* A failure is seen as early as it is known. */
     while (status >= 0) {
         status = reap(writer, 0);

@@ -256,6 +256,7 @@ registered_blocks_are_read_into_and_memory_beside_them_too(void)
     for (int i = 0; i < 2; i++)
         CHECK_EQ(s3dlio_engine_submit(engine, &ios[i]), 0);
     collect(engine, 2);
+    CHECK(engine->registered);
     CHECK(memcmp(block, data, CHUNK) == 0);
     CHECK(memcmp(other, data + CHUNK, CHUNK) == 0);
     CHECK_EQ(s3dlio_engine_close(engine), 0);
@@ -263,7 +264,7 @@ registered_blocks_are_read_into_and_memory_beside_them_too(void)
     free(data);
 }
 
-/* Registering would take up all of its memory at once. */
+/* Registering would pin all of its memory. */
 static void
 large_pool_is_not_registered(void)
 {
