@@ -25,6 +25,15 @@ def ours(durability: str) -> Put:
     return put
 
 
+def ours_at_once(durability: str) -> Put:
+    import s3dlio
+
+    def put(path: str, count: int) -> None:
+        s3dlio.put_many(((f"file://{path}{i}", DATA) for i in range(count)), durability=durability)
+
+    return put
+
+
 def plain_open() -> Put:
     def put(path: str, count: int) -> None:
         for i in range(count):
@@ -59,10 +68,13 @@ def reference() -> Put:
 
 
 NONE, FULL, OPEN = "s3dlio, put(durability='none')", "s3dlio, put()", "open().write()"
+MANY_NONE, MANY_FULL = "s3dlio, put_many(durability='none')", "s3dlio, put_many()"
 HAND, REFERENCE = "write, fsync, rename, fsync folder", "reference's put_bytes()"
 CONTENDERS = (
     Contender(NONE, lambda: ours("none")),
     Contender(FULL, lambda: ours("full")),
+    Contender(MANY_NONE, lambda: ours_at_once("none")),
+    Contender(MANY_FULL, lambda: ours_at_once("full")),
     Contender(OPEN, plain_open, target=1.0),
     Contender(HAND, by_hand, target=1.0),
     Contender(REFERENCE, reference, python=race.reference_python),
@@ -70,11 +82,11 @@ CONTENDERS = (
 
 
 def main() -> None:
-    with Race(__file__, "Small files: 16 KiB each, one after the other", CONTENDERS) as contest:
+    with Race(__file__, "Small files: 16 KiB each", CONTENDERS) as contest:
         # Fewer where each file waits for the disk.
         for count, names in contest.pick(
-            full=((10_000, (NONE, OPEN, REFERENCE)), (2_000, (FULL, HAND))),
-            quick=((500, (NONE, OPEN, REFERENCE)), (100, (FULL, HAND))),
+            full=((10_000, (NONE, OPEN, REFERENCE, MANY_NONE)), (2_000, (FULL, HAND, MANY_FULL))),
+            quick=((500, (NONE, OPEN, REFERENCE, MANY_NONE)), (100, (FULL, HAND, MANY_FULL))),
         ):
 
             def check(path: Path, answer: dict[str, object], count: int = count) -> None:

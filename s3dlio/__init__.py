@@ -25,6 +25,7 @@ from s3dlio._errors import (
     UnsupportedError,
 )
 from s3dlio._logging import init_logging
+from s3dlio._many import put_many
 from s3dlio._native import version
 from s3dlio._ops import (
     create_direct_filesystem_writer,
@@ -81,6 +82,7 @@ __all__ = [
     "open_reader",
     "open_writer",
     "put",
+    "put_many",
     "stat",
     "version",
 ]

@@ -1,0 +1,70 @@
+"""Operations on many objects, several at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from s3dlio._errors import InvalidInputError
+from s3dlio._ops import put
+from s3dlio._options import WriterOptions, writer_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+Item = TypeVar("Item")
+
+# More than this wait for the same disk, or for each other.
+_MAX_THREADS = 16
+
+
+def put_many(
+    items: Iterable[tuple[str, Buffer]], max_in_flight: int = 64, options: WriterOptions | None = None, **settings: Any
+) -> None:
+    """Stores many objects, given as pairs of URI and data, up to ``max_in_flight`` at once, in no particular order.
+
+    Each is stored as by `put`, with these options or settings; files that wait for the disk share its flushes.  Items
+    are taken one by one as there is room, so a generator never has to hold more than are on their way.
+
+    When one fails, no more are begun, and the first failure is raised once those on their way have ended; what is
+    stored stays.  So it is with Ctrl-C and with an exception of the iterable.
+    """
+    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int):
+        raise TypeError(f"max_in_flight must be a whole number, not {max_in_flight!r}")
+    if max_in_flight < 1:
+        raise InvalidInputError(f"max_in_flight must be at least 1, not {max_in_flight}")
+    chosen = writer_options(options, settings).snapshot()
+    _for_each(items, lambda item: put(item[0], item[1], chosen), min(max_in_flight, _MAX_THREADS))
+
+
+def _for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:
+    """Calls ``work`` with each item in so many threads, of which the caller's is one."""
+    todo = iter(items)
+    turn = threading.Lock()
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            while not failures:
+                with turn:
+                    item = next(todo, failures)
+                if item is failures:
+                    return
+                work(item)  # type: ignore[arg-type]
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, name="s3dlio-many", daemon=True) for _ in range(nthreads - 1)]
+    try:
+        for thread in threads:
+            thread.start()
+        run()
+    except BaseException as error:  # Ctrl-C between the lines
+        failures.append(error)
+    finally:
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+    if failures:
+        raise failures[0]

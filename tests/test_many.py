@@ -1,0 +1,75 @@
+"""Many objects at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import s3dlio
+
+
+def test_put_many_stores_every_item_with_the_settings(disk_path: Path) -> None:
+    data = {f"file://{disk_path}/{i % 7}/{i}": bytes([i % 256]) * (i * 37) for i in range(300)}
+    s3dlio.put_many(data.items(), durability="none")
+    assert {uri: s3dlio.get(uri) for uri in s3dlio.list(f"file://{disk_path}")} == data
+    s3dlio.put_many(((uri, bytearray(content)) for uri, content in data.items()), 3, compression="zstd")
+    for uri, content in data.items():
+        with s3dlio.open_reader(uri + ".zst", decompress=True) as reader:
+            assert reader.read() == content
+    s3dlio.put_many([])
+
+
+def test_put_many_takes_no_more_items_than_are_on_their_way(disk_path: Path) -> None:
+    taken, most = 0, 0
+
+    def items() -> Iterator[tuple[str, bytes]]:
+        nonlocal taken, most
+        for i in range(200):
+            taken += 1
+            most = max(most, taken - len(list(disk_path.iterdir())))
+            yield f"file://{disk_path}/{i}", b"x"
+
+    s3dlio.put_many(items(), max_in_flight=3, durability="none")
+    assert most <= 3
+
+
+def test_put_many_when_one_fails_raises_its_error_and_begins_no_more(disk_path: Path) -> None:
+    (disk_path / "folder").mkdir()
+    before = threading.active_count()
+
+    def items() -> Iterator[tuple[str, bytes]]:
+        yield f"file://{disk_path}/first", b"x"
+        yield f"file://{disk_path}/folder", b"x"
+        for i in range(100_000):
+            yield f"file://{disk_path}/{i}", b"x"
+
+    with pytest.raises(s3dlio.NotAnObjectError, match="folder"):
+        s3dlio.put_many(items(), max_in_flight=2, durability="none")
+    assert (disk_path / "first").read_bytes() == b"x"
+    assert len(list(disk_path.iterdir())) < 10_000
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_put_many_when_the_items_raise_passes_it_on(disk_path: Path, kind: type[BaseException]) -> None:
+    def items() -> Iterator[tuple[str, bytes]]:
+        yield f"file://{disk_path}/first", b"x"
+        raise kind("enough")
+
+    with pytest.raises(kind, match="enough"):
+        s3dlio.put_many(items())
+    assert [path.name for path in disk_path.iterdir()] == ["first"]
+
+
+def test_put_many_refuses_bad_arguments() -> None:
+    with pytest.raises(s3dlio.InvalidInputError):
+        s3dlio.put_many([], 0)
+    with pytest.raises(TypeError):
+        s3dlio.put_many([], 1.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        s3dlio.put_many([], options=s3dlio.WriterOptions(), level=1)
+    with pytest.raises(s3dlio.InvalidInputError):
+        s3dlio.put_many([], durability="perhaps")
