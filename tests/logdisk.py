@@ -17,12 +17,12 @@ from harness import cannot, need_root, need_tools
 from mounts import mounted_at, run
 
 SOURCE = Path(__file__).parent / "faults" / "logdisk.c"
-# Small file systems that write what they need at once, not later in a thread of their own; xfs and btrfs of the least
-# size that mkfs takes.
+# File systems that write what they need at once, not later in a thread of their own; large enough for a direct writer
+# to reserve space ahead, which it does where sixteen times that is free.
 MKFS = {
-    "ext4": ("64M", "mkfs.ext4 -q -F -b 4096 -m 0 -N 1024 -J size=4 -E lazy_itable_init=0,lazy_journal_init=0"),
-    "xfs": ("300M", "mkfs.xfs -q -f"),
-    "btrfs": ("128M", "mkfs.btrfs -q -f"),
+    "ext4": ("1G", "mkfs.ext4 -q -F -b 4096 -m 0 -N 1024 -J size=4 -E lazy_itable_init=0,lazy_journal_init=0"),
+    "xfs": ("1G", "mkfs.xfs -q -f"),
+    "btrfs": ("1G", "mkfs.btrfs -q -f"),
 }
 MOUNT_OPTIONS = {"ext4": "noatime", "xfs": "noatime,nouuid", "btrfs": "noatime"}
 

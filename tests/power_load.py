@@ -17,12 +17,16 @@ from pathlib import Path
 
 # What S3DLIO_IO_ENGINE may be; without a choice, a file of one block needs no engine.
 ENGINES = ("uring", "threads", "")
+# A file that leaves the page cache on its way.
+LONG = "long/file-plain"
 
 
 @functools.lru_cache(256)
 def content(name: str, version: int) -> bytes:
     """What a version of a file holds: some have less than one block of the writer, some many."""
     choose = random.Random(f"{name} {version}")
+    if name.endswith(LONG):
+        return choose.randbytes((17 << 20) + 123)
     return choose.randbytes(choose.choice((0, 1, 4095, 30_000, 65_536, 150_000, 400_001)))
 
 
@@ -80,7 +84,10 @@ def main(folder: str, control: str, how: str, rounds: int) -> None:
         for scheme, compression in itertools.product(("file", "direct"), ("plain", "zstd.zst")):
             replaced = f"{engine}/old/{scheme}-{compression}"
             new = f"{engine}/{number}/{scheme}/{scheme}-{compression}"
-            for name, version in ((replaced, number), (new, 0)):
+            names = [(replaced, number), (new, 0)]
+            if how == "full" and number == 0 and (scheme, compression) == ("file", "plain"):
+                names.append((f"{engine}/{LONG}", 0))
+            for name, version in names:
                 if how != "in place" and scheme == "file":  # a folder that somebody else has made just now
                     (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
                 os.write(marks, f"mark begin {version} {name}".encode())
