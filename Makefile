@@ -41,7 +41,8 @@ fuzz: .venv/.ready tools ## Run the fuzz targets for a short time each
 	scripts/fuzz planted
 
 soak: .venv/.dev tools ## Run the long forms of the tests that break things
-	S3DLIO_SOAK=1 $(python) -m pytest tests/crash tests/faults
+	S3DLIO_SOAK=1 scripts/test-c address,undefined -R memory
+	S3DLIO_SOAK=1 $(python) -m pytest tests/crash tests/faults tests/test_properties.py
 
 bench: .venv/.bench ## Compare the speed with that of others, for docs/performance.md
 	@set -e; for benchmark in $(benchmarks); do $(python) benchmarks/$$benchmark.py; done

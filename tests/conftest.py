@@ -10,7 +10,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import harness
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("s3dlio", deadline=None)
+settings.load_profile("s3dlio")
 
 
 @pytest.fixture
@@ -27,14 +33,14 @@ def disk_path(tmp_path: Path) -> Iterator[Path]:
                 os.unlink(f"{folder}/probe")
                 yield Path(folder)
                 return
-    pytest.skip("neither the temporary folder nor the project is on a file system with O_DIRECT")
+    harness.cannot("neither the temporary folder nor the project is on a file system with O_DIRECT")
 
 
 @pytest.fixture
 def memory_path() -> Iterator[Path]:
     """A folder on tmpfs."""
     if _file_system("/dev/shm") != "tmpfs":
-        pytest.skip("/dev/shm is no tmpfs")
+        harness.cannot("/dev/shm is no tmpfs")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         yield Path(folder)
 

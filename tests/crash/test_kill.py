@@ -253,9 +253,9 @@ def test_writer_killed_between_link_and_rename_leaves_a_hidden_name_for_the_next
     need_tools("strace")
     kills = effort(10, 100)
     count: Counter[str] = Counter()
-    # 10 ms before each rename; without --seccomp-bpf every system call would stop.
+    # A second before each rename; without --seccomp-bpf every system call would stop.
     slow = ("strace", "-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null", "-e", "trace=renameat", "-e", "signal=none")
-    slow += ("-e", "inject=renameat:delay_enter=10000")
+    slow += ("-e", "inject=renameat:delay_enter=1000000")
     with rewriter.server(*slow) as server:
         for number, row in enumerate(ROWS):
             (disk_path / str(number)).mkdir()

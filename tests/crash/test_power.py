@@ -72,7 +72,7 @@ class Crash:
 
 def choose_crashes(events: list[Event], choose: random.Random, count: int) -> list[Crash]:
     """Half of them lose nothing that was written: every moment, or a sample with the moments beside a flush or a mark
-    first.  The others lose some or all that was not flushed.  A count of 0 is every moment, and as many of the others."""
+    first.  The others lose some or all that was not flushed.  A count of 0: every moment, and as many of the others."""
     moments = range(len(events) + 1)
     edges = sorted({at + side for at, event in enumerate(events) if not isinstance(event, Write) for side in (0, 1)})
     unsafe = unflushed_moments(events)

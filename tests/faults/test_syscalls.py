@@ -185,7 +185,7 @@ def choose(jobs: list[Job], count: int, seed: int) -> list[Job]:
     return (first + [job for job in jobs if id(job) not in seen])[: max(count, len(first))]
 
 
-@pytest.mark.timeout(effort(300, 7200))
+@pytest.mark.timeout(effort(900, 7200))
 def test_failing_system_call_leaves_the_new_file_or_the_old(tracers: Tracers, figure: Callable[[str], None]) -> None:
     seed = new_seed()
     everything = [job for jobs in tracers.map(plan, scenarios()) for job in jobs]
