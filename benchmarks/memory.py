@@ -42,7 +42,7 @@ def measure(scheme: str, direct: bool | None, compression: str | None) -> Callab
 
 CONTENDERS = tuple(
     Contender(f"{name}{', zstd' if compression else ''}", partial(measure, name.partition(":")[0], direct, compression))
-    for name, direct in (("direct://", None), ("file://, direct=False", False))
+    for name, direct in (("direct://", None), ("file://", None), ("file://, direct=False", False))
     for compression in (None, "zstd")
 )
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -54,6 +55,10 @@ class Unavailable(Exception):  # noqa: N818
     """This contender cannot run here; the others can."""
 
 
+class Ended(Exception):  # noqa: N818
+    """A contender's process ended or hung instead of answering."""
+
+
 class Worker:
     """A contender's process."""
 
@@ -63,8 +68,11 @@ class Worker:
 
     def send(self, *arguments: Any) -> None:
         assert self._process.stdin
-        self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise Ended(f"{self.name} has ended") from error
 
     def receive(self) -> dict[str, Any]:
         assert self._process.stdout
@@ -72,7 +80,7 @@ class Worker:
         line = self._process.stdout.readline() if ready else b""
         if not line:
             self._process.kill()
-            sys.exit(f"{self.name}: {'ended' if ready else 'no answer in time'}")
+            raise Ended(f"{self.name} {'has ended' if ready else 'did not answer in time'}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -82,7 +90,8 @@ class Worker:
 
     def close(self) -> None:
         assert self._process.stdin
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:
@@ -223,9 +232,19 @@ class Race:
         names = self.available(contenders or list(self._contenders))
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for name in self.in_turn(names, before=before, settle=settle, keep=keep):
-            answer = self.worker(name).run(str(self.path), *arguments)
+            if name not in answers:
+                continue
+            try:
+                answer = self.worker(name).run(str(self.path), *arguments)
+            except Ended as reason:
+                if name == names[0] or answers[name]:
+                    raise
+                self.note(f"{name} is left out: {reason} (what it said stands above)")
+                del answers[name]
+                continue
             check(self.path, answer)
             answers[name].append(answer)
+        names = list(answers)
         seconds = {name: [answer["seconds"] for answer in answers[name][1:]] for name in names}
         rows = {name: {"cpu_seconds": median(answer["cpu"] for answer in answers[name][1:])} for name in names}
         for name, row in rows.items():

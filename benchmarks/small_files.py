@@ -83,9 +83,8 @@ CONTENDERS = (
 
 def main() -> None:
     with Race(__file__, "Small files: 16 KiB each", CONTENDERS) as contest:
-        # Fewer where each file waits for the disk.
         for count, names in contest.pick(
-            full=((10_000, (NONE, OPEN, REFERENCE, MANY_NONE)), (2_000, (FULL, HAND, MANY_FULL))),
+            full=((10_000, (NONE, OPEN, REFERENCE, MANY_NONE)), (10_000, (FULL, HAND, MANY_FULL))),
             quick=((500, (NONE, OPEN, REFERENCE, MANY_NONE)), (100, (FULL, HAND, MANY_FULL))),
         ):
 
