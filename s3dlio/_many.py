@@ -48,8 +48,9 @@ def _for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: i
         try:
             while not failures:
                 with turn:
-                    item = next(todo, failures)
-                if item is failures:
+                    # Again: it was a while ago that this thread came here.
+                    item = failures if failures else next(todo, failures)
+                if item is failures or failures:
                     return
                 work(item)  # type: ignore[arg-type]
         except BaseException as error:

@@ -90,7 +90,7 @@ def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
     """A C pointer to the bytes of a contiguous buffer; ``len()`` of it is their count."""
     try:
         return ffi.from_buffer(buffer, require_writable=writable)
-    except BufferError as error:
+    except (BufferError, ValueError) as error:  # numpy says ValueError
         raise _errors.InvalidInputError(f"a contiguous buffer is needed: {error}") from error
 
 

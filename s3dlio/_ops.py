@@ -76,7 +76,8 @@ def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
 def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings: Any) -> None:
     """Stores a whole object: complete, and durable as the options say, when the call returns.
 
-    ``data`` is anything with a contiguous buffer; settings are those of `open_writer`.
+    ``data`` is anything with a contiguous buffer; settings are those of `open_writer`.  A file of up to 1 MiB is one
+    step, which neither Ctrl-C nor ``timeout`` breaks off.
     """
     parsed = parse_uri(uri)
     options = writer_options(options, settings)

@@ -40,8 +40,8 @@ class WriterOptions:
     ``direct=None``
         Files: ``True`` writes with O_DIRECT where the file system offers it, ``False`` through the page cache.
         ``None`` is what the URI or the function says: ``direct`` is True; ``file`` begins in the page cache, and a file
-        that is to last (``durability`` other than ``'none'``) and grows beyond 16 MiB goes on with O_DIRECT, which is
-        faster than to have all of it written at the end.
+        that is to last (``durability`` other than ``'none'``) goes on with O_DIRECT from the first block that begins at
+        16 MiB or later, which is faster than to have all of it written at the end.
     ``require_direct=False``
         Files: ``True`` makes it an error when O_DIRECT is not available.
     ``create_parents=True``
@@ -130,7 +130,10 @@ class WriterOptions:
 def writer_options(options: WriterOptions | None, settings: dict[str, Any]) -> WriterOptions:
     """The options of a call that takes an object or keywords.  The caller leaves them as they are."""
     if options is None:
-        return _from_keywords(**settings)
+        try:
+            return _from_keywords(**settings)
+        except TypeError:  # also for a value that cannot be kept
+            return WriterOptions(**settings)
     if settings:
         raise TypeError("pass either an options object or keywords, not both")
     if not isinstance(options, WriterOptions):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError
@@ -126,7 +124,8 @@ class ZstdReader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._check_open()
-        with self._moving():
+        before = self._position
+        try:
             if whence == os.SEEK_END:
                 self._skip(None)
             if whence != os.SEEK_SET:
@@ -136,17 +135,15 @@ class ZstdReader(io.RawIOBase):
             if offset < self._position:
                 self._restart()
             self._skip(offset)
+        except BaseException:
+            self._moved_nothing(before)
+            raise
         return self._position
 
-    @contextmanager
-    def _moving(self) -> Iterator[None]:
+    # No context manager: Ctrl-C within its end would come after the bytes are passed over.
+    def _moved_nothing(self, before: int) -> None:
         """A call that fails moves nothing, also when Ctrl-C breaks it off: what it has passed over is read again."""
-        before = self._position
-        try:
-            yield
-        except BaseException:
-            self._position, self._in_step = before, False
-            raise
+        self._position, self._in_step = before, False
 
     def _restart(self) -> None:
         self._raw.seek(0)
@@ -165,18 +162,21 @@ class ZstdReader(io.RawIOBase):
         count = 0
         if len(data) == 0:
             return 0
-        with self._moving():
+        before = self._position
+        try:
             if not self._in_step:
-                position = self._position
                 self._restart()
-                self._skip(position)
+                self._skip(before)
             if self._is_ahead:
                 data[0] = self._ahead[0]
                 count = 1
             if count < len(data):
                 count += self._decompress(data + count, len(data) - count)
             self._is_ahead = count > 0 and self._decompress(self._ahead, 1) == 1
-            self._position += count
+            self._position = before + count
+        except BaseException:
+            self._moved_nothing(before)
+            raise
         return count
 
     def _decompress(self, data: Any, room: int) -> int:

@@ -71,13 +71,17 @@ class ObjectWriter:
         the writer), and S3dlioError for a failure of the store.
         """
         data = chunk if type(chunk) is bytes else pointer(chunk)
-        # A second thread is refused below.
-        if self._appends and self._state.acquire(False):
+        if self._appends and self._turn.acquire(False):
             try:
-                if self._stream.append(data):
+                try:
+                    appended = self._stream.append(data)
+                finally:
+                    self._turn.release()
+                if appended:
                     return
-            finally:
-                self._state.release()
+            except BaseException as error:
+                self._fail("write", error)
+                raise
         if data is chunk:
             data = pointer(chunk)
         self._enter("write")

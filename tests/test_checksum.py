@@ -61,3 +61,10 @@ def test_wrong_input_is_refused() -> None:
         s3dlio.crc32c("text")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="contiguous"):
         s3dlio.crc32c(np.arange(10)[::2])
+    # An error was already set when the package's own was looked for: SystemError.
+    for part in (memoryview(b"abcdef")[::2], np.arange(10)[::2]):
+        with pytest.raises(s3dlio.InvalidInputError, match="contiguous"):
+            s3dlio.crc32c(part)
+    with pytest.raises(TypeError):
+        s3dlio.crc32c(b"", "1")  # type: ignore[arg-type]
+    assert s3dlio.crc32c(b"abc", np.uint32(5)) == s3dlio.crc32c(b"abc", 5)

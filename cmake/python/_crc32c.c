@@ -10,14 +10,16 @@
 /* Longer ones let other threads run; for less than this, to do so would take longer. */
 #define MIN_RELEASE_NBYTES ((Py_ssize_t)32 << 10)
 
-/* Sets the package's own error for a buffer of which only a part is meant. */
+/* Sets the package's own error for a buffer of which only a part is meant; numpy says ValueError.
+ */
 static void
 refuse_buffer(void)
 {
     PyObject *errors, *kind;
 
-    if (!PyErr_ExceptionMatches(PyExc_BufferError))
+    if (!PyErr_ExceptionMatches(PyExc_BufferError) && !PyErr_ExceptionMatches(PyExc_ValueError))
         return;
+    PyErr_Clear();
     errors = PyImport_ImportModule("s3dlio._errors");
     kind = errors ? PyObject_GetAttrString(errors, "InvalidInputError") : NULL;
     if (kind)
@@ -29,8 +31,13 @@ refuse_buffer(void)
 static int
 get_start(PyObject *value, uint32_t *start_ret)
 {
-    unsigned long start = PyLong_AsUnsignedLong(value);
+    PyObject *whole = PyNumber_Index(value);
+    unsigned long start;
 
+    if (!whole)
+        return -1;
+    start = PyLong_AsUnsignedLong(whole);
+    Py_DECREF(whole);
     if (start == (unsigned long)-1 && PyErr_Occurred())
         return -1;
     if (start > UINT32_MAX) {

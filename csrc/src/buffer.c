@@ -124,8 +124,12 @@ s3dlio_pool_new(struct s3dlio_pool **pool_ret, size_t block_nbytes, unsigned nbl
 #endif
     /* To clear a huge page takes longer than to store a small object, so the first is of small
      * ones. */
-    if (block_nbytes * nblocks > HUGE_PAGE)
+    if (block_nbytes * nblocks > HUGE_PAGE) {
+#ifdef MADV_NOHUGEPAGE
+        (void)madvise(blocks, HUGE_PAGE, MADV_NOHUGEPAGE);
+#endif
         s3dlio_buffer_advise(blocks + HUGE_PAGE, block_nbytes * nblocks - HUGE_PAGE);
+    }
     pool->blocks = blocks;
     pool->block_nbytes = block_nbytes;
     pool->nblocks = pool->nfree = nblocks;

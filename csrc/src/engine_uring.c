@@ -99,7 +99,8 @@ prepare(struct uring_engine *uring, struct io_uring_sqe *sqe, struct s3dlio_io *
     void *data = (char *)io->data + io->done;
     unsigned nbytes = (unsigned)(io->nbytes - io->done);
     uint64_t offset = io->offset + io->done;
-    bool fixed = is_registered(uring, io->block);
+    bool moves = io->kind == S3DLIO_IO_READ || io->kind == S3DLIO_IO_WRITE;
+    bool fixed = moves && is_registered(uring, io->block);
 
     switch (io->kind) {
     case S3DLIO_IO_READ:

@@ -237,7 +237,8 @@ s3dlio_stage_append(struct s3dlio_stage *stage, const void *data, size_t nbytes)
     /* A block that this fills is for s3dlio_stage_write(), which says that it is full. */
     if (stage->block && !stage->encoder && !stage->ended &&
         nbytes < stage->block_nbytes - stage->fill) {
-        (void)copy(stage, data, nbytes);
+        if (nbytes > 0)
+            (void)copy(stage, data, nbytes);
         appended = 1;
     }
     return leave(stage, appended);

@@ -36,8 +36,8 @@ follow_link(char **path)
     ssize_t nbytes = readlink(*path, link, sizeof link - 1);
     char *next;
 
-    if (nbytes < 0)
-        return -errno;
+    if (nbytes < 0) /* no link any more: to be looked at again */
+        return errno == EINVAL || errno == ENOENT ? 0 : -errno;
     if (s3dlio_owner_planted_link(*path))
         return -EACCES;
     link[nbytes] = '\0';
@@ -140,7 +140,8 @@ claim_hidden(struct s3dlio_target *target)
     return status == -EEXIST ? -EBUSY : status;
 }
 
-/* What link_fd() may need in the end.  Asked for once: it takes as long as to make a file. */
+/* What link_fd() may need in the end, before Linux 6.10.  Asked for once, as it takes as long as to
+ * make a file: where /proc goes away later, the end of a file fails there. */
 static bool
 has_proc(void)
 {

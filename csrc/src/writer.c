@@ -7,7 +7,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -226,6 +228,28 @@ reap(struct s3dlio_writer *writer, int wait_ms)
     return 1;
 }
 
+/*
+ * Whether reserved space may lengthen the file.  Beyond RLIMIT_FSIZE that would end the program
+ * with SIGXFSZ, although the data fits, and a file system that cannot mark space as unwritten would
+ * fill it with zeros.
+ */
+static int
+reserve_mode(int fd, uint64_t end)
+{
+    struct rlimit limit;
+    struct statfs fs;
+
+    if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur < end || fstatfs(fd, &fs) != 0)
+        return FALLOC_FL_KEEP_SIZE;
+    switch ((uint32_t)fs.f_type) {
+    case 0xef53:     /* ext4 */
+    case 0x58465342: /* xfs */
+        return 0;
+    default:
+        return FALLOC_FL_KEEP_SIZE;
+    }
+}
+
 static void
 reserve(struct s3dlio_writer *writer, uint64_t end)
 {
@@ -240,7 +264,8 @@ reserve(struct s3dlio_writer *writer, uint64_t end)
     /* It only helps: where there is no room for it there may still be room for the data. */
     if (fstatvfs(writer->target.fd, &fs) == 0 &&
         fs.f_bavail * (uint64_t)fs.f_frsize / RESERVE_SHARE >= step &&
-        fallocate(writer->target.fd, 0, (off_t)writer->reserved, (off_t)step) == 0)
+        fallocate(writer->target.fd, reserve_mode(writer->target.fd, writer->reserved + step),
+                  (off_t)writer->reserved, (off_t)step) == 0)
         writer->reserved += step;
     else
         writer->reserved = UINT64_MAX;

@@ -58,7 +58,7 @@ class Stream(Protocol):
 
     def append(self, data: bytes | Any) -> bool:
         """Appends bytes if that is no more than a copy, else takes nothing and returns False.  For small pieces, where
-        the way through `write` costs more than the bytes."""
+        the way through `write` costs more than the bytes.  Another thread may be inside `stats` meanwhile."""
 
     def finish(self) -> None:
         """Makes the object visible, complete and durable."""
@@ -171,8 +171,7 @@ class StagedStream:
             lib.s3dlio_stage_fail(handle[0], -errno.EIO)
 
     def append(self, data: bytes | Any) -> bool:
-        appended: int = lib.s3dlio_stage_append(self._stage, data, len(data)) if self._stage is not None else 0
-        return appended == 1
+        return False  # the stage's totals are for one thread
 
     def write(self, data: Any) -> None:
         done = 0

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -71,7 +72,10 @@ class FileStream:
 
     def stats(self) -> WriterStats:
         stats = ffi.new("struct s3dlio_writer_stats *")
-        check(lib.s3dlio_writer_get_stats(self._writer, stats, ffi.sizeof(stats[0])), "stats", self._uri)
+        # Busy while another thread appends, which is over in a moment.
+        while (status := lib.s3dlio_writer_get_stats(self._writer, stats, ffi.sizeof(stats[0]))) == lib.S3DLIO_E_BUSY:
+            time.sleep(0)
+        check(status, "stats", self._uri)
         return WriterStats(
             io_engine=ffi.string(stats.engine).decode(),
             direct=bool(stats.direct),

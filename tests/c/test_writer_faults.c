@@ -33,7 +33,7 @@ fallocate(int fd, int mode, off_t offset, off_t nbytes)
     (void)fd;
     if (fires(&fallocate_fault))
         return -1;
-    CHECK_EQ(mode, 0);
+    CHECK(mode == 0 || mode == FALLOC_FL_KEEP_SIZE);
     CHECK_EQ(offset, reserved_end);
     nreserved++;
     reserved_end = (uint64_t)(offset + nbytes);

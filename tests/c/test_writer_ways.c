@@ -4,7 +4,9 @@
  */
 #include "s3dlio/writer.h"
 
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/resource.h>
 #include <zstd.h>
 
 #include "s3dlio/status.h"
@@ -275,6 +277,35 @@ long_files_that_are_to_last_leave_the_page_cache(void)
     free(data);
 }
 
+/* Space reserved ahead lengthened the file beyond the limit, and the signal ended the program. */
+static void
+write_just_below_the_limit(void *argument)
+{
+    const unsigned char *data = argument;
+    struct s3dlio_writer_options options = small_blocks();
+    struct rlimit limit = {5 * MIB, 5 * MIB};
+    struct s3dlio_writer *writer;
+
+    options.direct = S3DLIO_DIRECT_PREFER;
+    CHECK(signal(SIGXFSZ, SIG_DFL) != SIG_ERR);
+    CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    CHECK_EQ(s3dlio_writer_open(&writer, path, &options), 0);
+    CHECK_EQ(s3dlio_writer_write(writer, data, 5 * MIB - 1, NULL), 0);
+    CHECK_EQ(s3dlio_writer_close(writer), 0);
+    s3dlio_writer_free(writer);
+}
+
+static void
+file_just_below_its_limit_is_written(void)
+{
+    unsigned char *data = make_data(5 * MIB, 7);
+
+    in_child(write_just_below_the_limit, data);
+    CHECK(holds(path, data, 5 * MIB - 1));
+    CHECK(unlink(path) == 0);
+    free(data);
+}
+
 static void
 long_files_on_tmpfs_stay_where_they_are(void)
 {
@@ -309,6 +340,7 @@ main(void)
     put_goes_to_the_page_cache_in_one_write_without_a_copy();
     failed_put_leaves_nothing_and_keeps_the_old_file();
     long_files_that_are_to_last_leave_the_page_cache();
+    file_just_below_its_limit_is_written();
     long_files_on_tmpfs_stay_where_they_are();
 
     CHECK_EQ(count_entries(folder), 0);
