@@ -63,10 +63,9 @@ is_registered(struct uring_engine *uring, int block)
         return true;
     memory.iov_base = s3dlio_pool_block(uring->pool, (unsigned)block);
     memory.iov_len = s3dlio_pool_block_nbytes(uring->pool);
-    if (io_uring_register_buffers_update_tag(&uring->ring, (unsigned)block, &memory, &tag, 1) == 1)
-        uring->pinned[block] = true;
-    else
-        uring->base.registered = false;
+    uring->pinned[block] =
+        io_uring_register_buffers_update_tag(&uring->ring, (unsigned)block, &memory, &tag, 1) == 1;
+    uring->base.registered = uring->pinned[block];
     return uring->pinned[block];
 }
 

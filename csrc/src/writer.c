@@ -241,13 +241,8 @@ reserve_mode(int fd, uint64_t end)
 
     if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur < end || fstatfs(fd, &fs) != 0)
         return FALLOC_FL_KEEP_SIZE;
-    switch ((uint32_t)fs.f_type) {
-    case 0xef53:     /* ext4 */
-    case 0x58465342: /* xfs */
-        return 0;
-    default:
-        return FALLOC_FL_KEEP_SIZE;
-    }
+    /* ext4, xfs */
+    return fs.f_type == 0xef53 || fs.f_type == 0x58465342 ? 0 : FALLOC_FL_KEEP_SIZE;
 }
 
 static void
