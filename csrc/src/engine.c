@@ -18,6 +18,10 @@
 
 /* Linux refuses to move more than 0x7ffff000 bytes at once (read(2)); this is aligned as well. */
 #define MAX_STEP_NBYTES ((size_t)1 << 30)
+/* The page cache takes pages as large as the write, and memory in pieces of 2 MiB and more is what
+ * a virtual machine gives back to its host: fetching it again was seen to take ten times as long
+ * as the copy. */
+#define MAX_CACHED_STEP_NBYTES ((size_t)1 << 20)
 
 static const struct s3dlio_engine_ops *const engines[] = {
 #ifdef S3DLIO_HAVE_URING
@@ -57,13 +61,8 @@ s3dlio_engine_forced(bool *forced_ret)
     return status;
 }
 
-/*
- * Whether io_uring may be used on this file system.  On FUSE (seen on Linux 6.18) a short O_DIRECT
- * write stored shifted data and the completion reported the full length; CIFS has similar reports
- * (nodejs/node#50717).  The numbers are those of statfs(2).
- */
-static bool
-trusts_uring(int fd)
+bool
+s3dlio_is_local(int fd)
 {
     struct statfs fs;
 
@@ -93,7 +92,10 @@ s3dlio_engine_open(struct s3dlio_engine **engine_ret, int fd, unsigned depth, si
         status = ops->open(engine_ret, fd, depth, pool);
     } else {
         status = -ENOSYS;
-        for (size_t i = trusts_uring(fd) ? 0 : NENGINES - 1; status && i < NENGINES; i++) {
+        /* On FUSE (seen on Linux 6.18) a short O_DIRECT write through io_uring stored shifted data,
+         * and its completion reported the full length; CIFS has similar reports
+         * (nodejs/node#50717). */
+        for (size_t i = s3dlio_is_local(fd) ? 0 : NENGINES - 1; status && i < NENGINES; i++) {
             ops = engines[i];
             status = ops->open(engine_ret, fd, depth, pool);
         }
@@ -166,6 +168,8 @@ s3dlio_io_step(const struct s3dlio_io *io, int fd)
 
     if (rest > MAX_STEP_NBYTES)
         rest = MAX_STEP_NBYTES;
+    if (io->kind == S3DLIO_IO_WRITE && io->cached && rest > MAX_CACHED_STEP_NBYTES)
+        rest = MAX_CACHED_STEP_NBYTES;
     switch (io->kind) {
     case S3DLIO_IO_READ:
         result = pread(fd, (char *)io->data + io->done, rest, offset);

@@ -82,6 +82,13 @@ int
 s3dlio_engine_forced(bool *forced_ret);
 
 /*
+ * s3dlio_is_local() says whether the kernel itself keeps the file, by the numbers of statfs(2), and
+ * not a process or another machine, which may be slow to answer.
+ */
+bool
+s3dlio_is_local(int fd);
+
+/*
  * s3dlio_engine_open() opens the engine that S3DLIO_IO_ENGINE names, else io_uring, else, where
  * the kernel refuses or the file system is not to be trusted with it, threads.
  * 'align' is what O_DIRECT needs of offsets, or 1.

@@ -1,15 +1,9 @@
-#define _GNU_SOURCE /* fallocate() */
-
 #include "s3dlio/writer.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/statvfs.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "clock.h"
@@ -18,6 +12,7 @@
 #include "handle.h"
 #include "options.h"
 #include "pool.h"
+#include "reserve.h"
 #include "round.h"
 #include "s3dlio/stage.h"
 #include "s3dlio/status.h"
@@ -25,15 +20,6 @@
 #include "target.h"
 #include "transfer.h"
 
-/* With O_DIRECT the file is made longer, and its space reserved, ahead of the writes: ext4 allows
- * only one write at a time that makes a file longer, and waits for it (ext4_dio_write_iter()).  It
- * grows by as much again as it has, within these bounds, since fallocate(2) lets all writes end
- * first. What is left over is cut off at the end.
- */
-#define MIN_RESERVE_NBYTES ((uint64_t)16 << 20)
-#define MAX_RESERVE_NBYTES ((uint64_t)1 << 30)
-/* On a disk that has not this many times the step free, other writers need the space more. */
-#define RESERVE_SHARE 16
 /* Bytes to compress before the clock is looked at; a high level takes about 0.3 s for them. */
 #define COMPRESS_NBYTES ((size_t)1 << 20)
 /* Bytes to copy before the clock is looked at. */
@@ -52,7 +38,8 @@ struct s3dlio_writer {
     struct s3dlio_io sync;
     enum phase phase;
     int error;
-    bool use_engine; /* also for a stream that fits into one block */
+    bool use_engine; /* for every block */
+    bool is_quick;   /* the page cache takes blocks sooner than an engine could be asked to */
     struct s3dlio_direct_mode direct;
     /* The file's length until the end of the stream is known: with reserved or padded bytes. */
     bool oversized;
@@ -116,6 +103,15 @@ release(struct s3dlio_writer *writer)
     writer->ios = NULL;
 }
 
+/* A writer that could not be begun.  Returns why. */
+static int
+discard(struct s3dlio_writer *writer, int status)
+{
+    release(writer);
+    free(writer);
+    return status;
+}
+
 /* All that does not need memory for blocks. */
 static int
 begin(struct s3dlio_writer **writer_ret, const char *path,
@@ -140,12 +136,12 @@ begin(struct s3dlio_writer **writer_ret, const char *path,
     if (!status)
         status = s3dlio_target_open(&writer->target, path, writer->options.no_parents != 0);
     if (!status)
+        writer->is_quick = writer->options.durability == S3DLIO_DURABILITY_NONE &&
+                           s3dlio_is_local(writer->target.fd);
+    if (!status)
         status = s3dlio_direct_start(&writer->direct, writer->options.direct, writer->target.fd);
-    if (status) {
-        release(writer);
-        free(writer);
-        return status;
-    }
+    if (status)
+        return discard(writer, status);
     *writer_ret = writer;
     return 0;
 }
@@ -180,11 +176,8 @@ s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
     if (status)
         return status;
     status = start_stage(writer);
-    if (status) {
-        release(writer);
-        free(writer);
-        return status;
-    }
+    if (status)
+        return discard(writer, status);
     *writer_ret = writer;
     return 0;
 }
@@ -228,42 +221,12 @@ reap(struct s3dlio_writer *writer, int wait_ms)
     return 1;
 }
 
-/*
- * Whether reserved space may lengthen the file.  Beyond RLIMIT_FSIZE that would end the program
- * with SIGXFSZ, although the data fits, and a file system that cannot mark space as unwritten would
- * fill it with zeros.
- */
-static int
-reserve_mode(int fd, uint64_t end)
+/* An engine is not worth its while for the only block of a stream, which is a short one. */
+static bool
+needs_engine(const struct s3dlio_writer *writer, const struct s3dlio_block *block)
 {
-    struct rlimit limit;
-    struct statfs fs;
-
-    if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur < end || fstatfs(fd, &fs) != 0)
-        return FALLOC_FL_KEEP_SIZE;
-    /* ext4, xfs */
-    return fs.f_type == 0xef53 || fs.f_type == 0x58465342 ? 0 : FALLOC_FL_KEEP_SIZE;
-}
-
-static void
-reserve(struct s3dlio_writer *writer, uint64_t end)
-{
-    uint64_t step = end < MIN_RESERVE_NBYTES ? MIN_RESERVE_NBYTES : end;
-    struct statvfs fs;
-
-    if (!writer->direct.on || end <= writer->reserved)
-        return;
-    if (step > MAX_RESERVE_NBYTES)
-        step = MAX_RESERVE_NBYTES;
-    writer->oversized = true;
-    /* It only helps: where there is no room for it there may still be room for the data. */
-    if (fstatvfs(writer->target.fd, &fs) == 0 &&
-        fs.f_bavail * (uint64_t)fs.f_frsize / RESERVE_SHARE >= step &&
-        fallocate(writer->target.fd, reserve_mode(writer->target.fd, writer->reserved + step),
-                  (off_t)writer->reserved, (off_t)step) == 0)
-        writer->reserved += step;
-    else
-        writer->reserved = UINT64_MAX;
+    return writer->engine ||
+           (block->nbytes == writer->block_nbytes && (writer->direct.on || !writer->is_quick));
 }
 
 /* Sends the stage's full block on its way to the file. */
@@ -294,8 +257,7 @@ send_block(struct s3dlio_writer *writer)
                              .needed = block.nbytes, /* not the padding: a limit may forbid it */
                              .block = (int)index,
                              .cached = !writer->direct.on};
-    if (!writer->engine && block.nbytes < writer->block_nbytes) {
-        /* The whole stream, in one short block: not worth an engine. */
+    if (!needs_engine(writer, &block)) {
         do {
             (void)s3dlio_io_run(io, writer->target.fd, writer->direct.align);
             status = s3dlio_direct_judge(&writer->direct, io, writer->target.fd);
@@ -306,7 +268,9 @@ send_block(struct s3dlio_writer *writer)
     status = start_engine(writer);
     if (status)
         return status;
-    reserve(writer, block.offset + nbytes);
+    if (writer->direct.on &&
+        s3dlio_reserve(&writer->reserved, block.offset + nbytes, writer->target.fd))
+        writer->oversized = true;
     status = s3dlio_engine_submit(writer->engine, io);
     writer->registered = writer->engine->registered;
     /* A failure is seen as early as it is known. */
@@ -523,7 +487,8 @@ s3dlio_writer_put(const char *path, const void *data, size_t nbytes,
         struct s3dlio_io io = {.kind = S3DLIO_IO_WRITE,
                                .data = (void *)data, /* a write only reads it */
                                .nbytes = nbytes,
-                               .needed = nbytes};
+                               .needed = nbytes,
+                               .cached = true};
 
         status = s3dlio_io_run(&io, writer->target.fd, 1);
         if (status == -EAGAIN)

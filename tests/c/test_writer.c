@@ -80,7 +80,7 @@ small_blocks(void)
     return (struct s3dlio_writer_options){.struct_nbytes = sizeof(struct s3dlio_writer_options),
                                           .block_nbytes = BLOCK,
                                           .in_flight = 3,
-                                          .durability = S3DLIO_DURABILITY_NONE};
+                                          .durability = S3DLIO_DURABILITY_DATA};
 }
 
 static struct s3dlio_writer *
@@ -155,11 +155,16 @@ check_crc_of_file(const struct s3dlio_writer_stats *stats)
 }
 
 static const char *
-expected_engine(const char *forced, uint64_t stored_nbytes)
+expected_engine(const struct s3dlio_writer_options *options, const char *forced,
+                uint64_t stored_nbytes)
 {
     if (forced)
         return strcmp(forced, "uring") == 0 ? "io_uring" : "threads";
     if (stored_nbytes < BLOCK)
+        return "pwrite";
+    /* What the page cache keeps, and nothing waits for. */
+    if (options->durability == S3DLIO_DURABILITY_NONE &&
+        !(options->direct == S3DLIO_DIRECT_PREFER && folder_takes_direct))
         return "pwrite";
     return has_uring() ? "io_uring" : "threads";
 }
@@ -190,7 +195,7 @@ write_one(const struct s3dlio_writer_options *options, const char *engine,
     CHECK_EQ(stats.block_nbytes, BLOCK);
     CHECK_EQ(stats.nblocks, (stats.stored_nbytes + BLOCK - 1) / BLOCK);
     check_crc_of_file(&stats);
-    CHECK(strcmp(stats.engine, expected_engine(engine, stats.stored_nbytes)) == 0);
+    CHECK(strcmp(stats.engine, expected_engine(options, engine, stats.stored_nbytes)) == 0);
     CHECK(!stats.registered || strcmp(stats.engine, "io_uring") == 0);
     CHECK_EQ(stats.direct, options->direct == S3DLIO_DIRECT_PREFER && folder_takes_direct);
     CHECK_EQ(stats.published, 1);
@@ -225,6 +230,29 @@ every_size_gives_the_same_bytes_in_every_mode(void)
         }
     }
     force_engine(NULL);
+    free(data);
+}
+
+static void
+page_cache_takes_blocks_in_short_steps_when_nothing_waits_for_them(void)
+{
+    struct s3dlio_writer_options options = small_blocks();
+    struct s3dlio_writer *writer;
+    unsigned char *data = make_data(5 << 20, 9);
+    unsigned before = npwrite;
+
+    options.durability = S3DLIO_DURABILITY_NONE;
+    options.block_nbytes = 4 << 20;
+    writer = open_writer(&options);
+    write_all(writer, data, 4 << 20);
+    CHECK_EQ(npwrite - before, 4);
+    write_all(writer, data + (4 << 20), 1 << 20);
+    CHECK_EQ(s3dlio_writer_close(writer), 0);
+    CHECK_EQ(npwrite - before, 5);
+    CHECK(strcmp(stats_of(writer).engine, "pwrite") == 0);
+    CHECK(holds(path, data, 5 << 20));
+    s3dlio_writer_free(writer);
+    CHECK(unlink(path) == 0);
     free(data);
 }
 
@@ -916,6 +944,7 @@ main(void)
     nfds = count_fds();
 
     every_size_gives_the_same_bytes_in_every_mode();
+    page_cache_takes_blocks_in_short_steps_when_nothing_waits_for_them();
     short_and_broken_off_writes_are_finished();
     direct_refused_at_the_first_write_is_left();
     stats_tell_what_the_kernel_knows_of_the_file();

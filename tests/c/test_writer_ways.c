@@ -185,14 +185,17 @@ put_stores_any_size_in_every_mode(void)
 }
 
 static void
-put_goes_to_the_page_cache_in_one_write_without_a_copy(void)
+put_goes_to_the_page_cache_without_a_copy(void)
 {
     unsigned char *data = make_data(20 * BLOCK, 4);
     struct s3dlio_writer_options options = small_blocks();
 
     npwrite = 0;
-    CHECK_EQ(s3dlio_writer_put(path, data, 20 * BLOCK, &options), 0);
+    CHECK_EQ(s3dlio_writer_put(path, data, 16 * BLOCK, &options), 0); /* 1 MiB */
     CHECK_EQ(npwrite, 1);
+    CHECK(holds(path, data, 16 * BLOCK));
+    CHECK_EQ(s3dlio_writer_put(path, data, 20 * BLOCK, &options), 0);
+    CHECK_EQ(npwrite, 3);
     CHECK(holds(path, data, 20 * BLOCK));
     CHECK(unlink(path) == 0);
     free(data);
@@ -337,7 +340,7 @@ main(void)
     pieces_are_appended_while_they_fit_into_the_block();
     append_takes_nothing_where_it_is_more_than_a_copy();
     put_stores_any_size_in_every_mode();
-    put_goes_to_the_page_cache_in_one_write_without_a_copy();
+    put_goes_to_the_page_cache_without_a_copy();
     failed_put_leaves_nothing_and_keeps_the_old_file();
     long_files_that_are_to_last_leave_the_page_cache();
     file_just_below_its_limit_is_written();

@@ -55,7 +55,7 @@ struct s3dlio_writer_stats {
     /* Time that the caller was kept waiting for the device. */
     uint64_t wait_ns;
     size_t block_nbytes;
-    /* "io_uring", "threads", or "pwrite" for a stream that fits into one block.  Static. */
+    /* "io_uring", "threads", or "pwrite" where the calling thread wrote.  Static. */
     const char *engine;
     /* Not 0: the blocks are registered with io_uring. */
     int registered;
@@ -79,7 +79,8 @@ struct s3dlio_writer_stats {
  * defaults.
  *
  * S3DLIO_IO_ENGINE=uring or =threads in the environment forces that engine; otherwise io_uring is
- * used where it works.
+ * used where it works, and the calling thread writes a stream that fits into one block, and with
+ * S3DLIO_DURABILITY_NONE what goes to the page cache of a local file system.
  *
  * Returns 0, -EINVAL for options out of range, -EISDIR, S3DLIO_E_NOT_REGULAR, S3DLIO_E_NO_DIRECT,
  * S3DLIO_E_BAD_ENGINE, S3DLIO_E_ZSTD, S3DLIO_E_RESERVED_NAME, -EACCES for a link or file of
