@@ -142,6 +142,8 @@ def main() -> None:
     )
     parser.add_argument("--keep", action="store_true", help="keep the files")
     arguments = parser.parse_args()
+    if not arguments.source.is_dir():
+        parser.error(f"{arguments.source} is no directory")
 
     folder = Path(tempfile.mkdtemp(prefix="s3dlio-demo-", dir=arguments.target or Path.cwd()))
     try:

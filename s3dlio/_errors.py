@@ -19,6 +19,7 @@ Passing an object of the wrong type is a plain TypeError.
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 
@@ -35,6 +36,10 @@ class S3dlioError(RuntimeError):
         self.operation = operation
         self.uri = uri
         self.errno = errno
+        if isinstance(self, OSError):  # what a handler of OSError looks at
+            facts = {"strerror": os.strerror(errno) if errno else message, "filename": uri}
+            for name, value in facts.items():
+                setattr(self, name, value)
 
     def __str__(self) -> str:
         # OSError would print its own pattern as soon as errno is set.

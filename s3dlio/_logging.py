@@ -21,9 +21,9 @@ logger = logging.getLogger("s3dlio")
 def init_logging(level: str) -> None:
     """Shows log messages of ``level`` and above on standard error.
 
-    ``level`` is ``'error'``, ``'warn'``, ``'info'``, ``'debug'`` (a line for each object written or read: name, bytes,
-    engine, time) or ``'trace'`` (also one for each read of an open reader); anything else raises InvalidInputError.  A
-    second call changes the level.  Programs that set up `logging` themselves need not call this.
+    ``level`` is ``'error'``, ``'warn'``, ``'info'``, ``'debug'`` (a line for each object that was written or read
+    whole: name, bytes, time) or ``'trace'`` (also one for each read of an open reader); anything else raises
+    InvalidInputError.  A second call changes the level.  Programs that set up `logging` themselves need not call this.
     """
     if level not in _LEVELS:
         raise InvalidInputError(f"the log level must be one of {', '.join(_LEVELS)}, not {level!r}")

@@ -35,7 +35,15 @@ def put_many(
     if max_in_flight < 1:
         raise InvalidInputError(f"max_in_flight must be at least 1, not {max_in_flight}")
     chosen = writer_options(options, settings).snapshot()
-    _for_each(items, lambda item: put(item[0], item[1], chosen), min(max_in_flight, _MAX_THREADS))
+
+    def put_one(item: tuple[str, Buffer]) -> None:
+        try:
+            uri, data = item
+        except (TypeError, ValueError):
+            raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}") from None
+        put(uri, data, chosen)
+
+    _for_each(items, put_one, min(max_in_flight, _MAX_THREADS))
 
 
 def _for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:

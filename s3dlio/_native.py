@@ -86,12 +86,22 @@ def new_bytes(nbytes: int) -> bytes:
     return data
 
 
+_PLAIN = (bytes, bytearray)
+
+
 def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
-    """A C pointer to the bytes of a contiguous buffer; ``len()`` of it is their count."""
+    """A C pointer to the bytes of a C-contiguous buffer; ``len()`` of it is their count."""
     try:
+        # The bytes of an array of objects are addresses.
+        if type(buffer) not in _PLAIN and "O" in (memoryview(buffer).format or ""):
+            raise TypeError("an array of Python objects has no bytes of its own")
         return ffi.from_buffer(buffer, require_writable=writable)
     except (BufferError, ValueError) as error:  # numpy says ValueError
-        raise _errors.InvalidInputError(f"a contiguous buffer is needed: {error}") from error
+        raise _errors.InvalidInputError(f"a C-contiguous buffer is needed: {error}") from error
+    except TypeError as error:
+        if isinstance(buffer, str):
+            raise TypeError("a bytes-like object is needed, not str: encode it first") from None
+        raise error
 
 
 def version() -> str:

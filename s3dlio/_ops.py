@@ -58,6 +58,9 @@ def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
     A range that goes past the end gives what there is, possibly ``b''``.  Raises InvalidInputError for a negative
     offset or length.
     """
+    for name, value in (("offset", offset), ("length", length)):
+        if isinstance(value, bool) or not (isinstance(value, int) or (name == "length" and value is None)):
+            raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
     if offset < 0 or (length is not None and length < 0):
         raise InvalidInputError(
             f"get {uri}: offset {offset} and length {length} must not be negative", operation="get", uri=uri
@@ -76,8 +79,9 @@ def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
 def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings: Any) -> None:
     """Stores a whole object: complete, and durable as the options say, when the call returns.
 
-    ``data`` is anything with a contiguous buffer; settings are those of `open_writer`.  A file of up to 1 MiB is one
-    step, which neither Ctrl-C nor ``timeout`` breaks off.
+    ``data`` is anything with a C-contiguous buffer; settings are those of `open_writer`.  With compression the object's
+    name gets ``.zst``, and an object of the plain name stays as it is.  A file of up to 1 MiB is one step, which
+    neither Ctrl-C nor ``timeout`` breaks off.
     """
     parsed = parse_uri(uri)
     options = writer_options(options, settings)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from s3dlio._uri import Uri
 
 DEFAULT_BUFFER_SIZE = 1 << 20
+MAX_BUFFER_SIZE = 1 << 30
 _ZSTD_INPUT_SIZE = 1 << 20
 
 
@@ -209,8 +210,12 @@ def open_reader(uri: str, *, decompress: bool = False, buffer_size: int = DEFAUL
     ``read``, ``readinto`` (into your memory, without a copy for large requests), ``seek``, ``tell`` and iteration work
     as for a file; all reads see the version that was opened.  ``decompress=True`` reads a zstd stream's content: then
     seeking back starts again from the beginning, and damage raises CorruptDataError.  The name's ending decides
-    nothing.  ``buffer_size`` is in bytes; requests above it go straight to the store.
+    nothing.  ``buffer_size`` is in bytes, 1 to 1 GiB; requests above it go straight to the store.
     """
+    if isinstance(buffer_size, bool) or not isinstance(buffer_size, int):
+        raise TypeError(f"buffer_size must be a whole number, not {buffer_size!r}")
+    if not 1 <= buffer_size <= MAX_BUFFER_SIZE:
+        raise InvalidInputError(f"buffer_size must be 1 to {MAX_BUFFER_SIZE}, not {buffer_size}", uri=uri)
     parsed = parse_uri(uri)
     raw = ObjectReader(store_for(parsed).open(parsed), parsed)
     return io.BufferedReader(ZstdReader(raw) if decompress else raw, buffer_size)

@@ -99,6 +99,42 @@ class ObjectWriter:
         """The same as `write_chunk`."""
         self.write_chunk(chunk)
 
+    # What makes it a binary file object for `pickle.dump`, `numpy.save`, `tarfile`, `torch.save` and their like.
+
+    def write(self, data: Buffer) -> int:
+        """As `write_chunk`; returns the count of bytes."""
+        self.write_chunk(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        """Does nothing: what was written lasts when `finalize` has returned."""
+
+    def tell(self) -> int:
+        """The count of bytes that came in so far."""
+        return self.bytes_written()
+
+    def readable(self) -> bool:
+        """False."""
+        return False
+
+    def seekable(self) -> bool:
+        """False: it only goes on."""
+        return False
+
+    def writable(self) -> bool:
+        """Whether it takes more bytes."""
+        return not self.closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was finalized or aborted."""
+        return self._ended is not None
+
+    def close(self) -> None:
+        """Finalizes, unless it was finalized or aborted before; a writer that has failed raises its failure."""
+        if not self._ended:
+            self.finalize()
+
     def finalize(self) -> tuple[int, int]:
         """Completes the object and makes it visible, durable as the options say.
 

@@ -99,6 +99,24 @@ def test_interrupted_chunk_fails_the_writer_with_an_error_of_its_own(disk_path: 
     assert list(disk_path.iterdir()) == []
 
 
+def test_abort_does_not_wait_for_a_slow_job_of_the_compressor(
+    disk_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    # It waited for the threads of libzstd: 11 s at level 19, minutes at 22.
+    code = """
+import os, sys, time, s3dlio
+writer = s3dlio.open_writer(sys.argv[1], compression="zstd", level=22, threads=2)
+writer.write_chunk(os.urandom(1 << 20) * 150)
+began = time.monotonic()
+writer.abort()
+print(time.monotonic() - began)
+os._exit(0)  # as a program that ends with a job under way
+"""
+    done = run_python(code, f"file://{disk_path}/a")
+    assert float(done.stdout) < 2
+    assert list(disk_path.iterdir()) == []
+
+
 def test_interrupted_finalize_is_either_done_or_failed(disk_path: Path) -> None:
     outcomes = set()
     slow = hard_to_compress(1_500_000)

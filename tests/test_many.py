@@ -73,3 +73,9 @@ def test_put_many_refuses_bad_arguments() -> None:
         s3dlio.put_many([], options=s3dlio.WriterOptions(), level=1)
     with pytest.raises(s3dlio.InvalidInputError):
         s3dlio.put_many([], durability="perhaps")
+
+
+@pytest.mark.parametrize("item", ["abc", 5, ("memory://many/a",), ("memory://many/a", b"1", 2)])
+def test_item_that_is_no_pair_is_refused(item: object) -> None:
+    with pytest.raises(TypeError, match="pair of URI and data"):
+        s3dlio.put_many([item])  # type: ignore[list-item]

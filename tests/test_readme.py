@@ -26,7 +26,7 @@ def test_example_of_the_readme_stands_at_its_top_and_runs(
     done = run_python(example[1].replace("/tmp/s3dlio", str(disk_path)))
     assert "crc32c:" in done.stdout
     assert "direct=True" in done.stdout
-    assert f"file://{disk_path}/model.bin.zst" in done.stdout
+    assert f"file://{disk_path}/zeros.bin.zst" in done.stdout
 
 
 def test_links_of_the_documents_lead_somewhere() -> None:

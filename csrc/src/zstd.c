@@ -3,6 +3,7 @@
 #include "s3dlio/zstd.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -76,6 +77,8 @@ processors(void)
 struct s3dlio_zstd_encoder {
     struct s3dlio_handle handle;
     ZSTD_CCtx *context;
+    /* A job of its threads may last for minutes. */
+    bool is_slow;
     /* The end was asked for, and is written. */
     bool ending;
     bool ended;
@@ -117,6 +120,7 @@ s3dlio_zstd_encoder_new(struct s3dlio_zstd_encoder **encoder_ret, int level, int
         (void)ZSTD_CCtx_setParameter(encoder->context, ZSTD_c_jobSize, JOB_NBYTES);
         (void)ZSTD_CCtx_setParameter(encoder->context, ZSTD_c_overlapLog, JOB_OVERLAP);
     }
+    encoder->is_slow = nworkers > 0 && level > JOB_LEVEL_MAX;
     *encoder_ret = encoder;
     return 0;
 }
@@ -168,13 +172,33 @@ s3dlio_zstd_encoder_end(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_
     return encoder->ended ? 0 : 1;
 }
 
+static void *
+free_context(void *context)
+{
+    ZSTD_freeCCtx(context);
+    return NULL;
+}
+
+/* Waits for the threads of the context to end their jobs, and does so behind the caller's back. */
+static bool
+free_later(ZSTD_CCtx *context)
+{
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, free_context, context) != 0)
+        return false;
+    (void)pthread_detach(thread);
+    return true;
+}
+
 void
 s3dlio_zstd_encoder_free(struct s3dlio_zstd_encoder *encoder)
 {
     if (!encoder)
         return;
     /* Freeing the context joins its threads; in a child of fork() there are none to join. */
-    if (!s3dlio_handle_is_forked(&encoder->handle))
+    if (!s3dlio_handle_is_forked(&encoder->handle) &&
+        !(encoder->is_slow && !encoder->ended && free_later(encoder->context)))
         ZSTD_freeCCtx(encoder->context);
     free(encoder);
 }

@@ -72,7 +72,8 @@ def test_missing_object_is_not_found_and_named(place: Place, operation: object) 
     assert isinstance(caught.value, RuntimeError)
     assert isinstance(caught.value, FileNotFoundError)
     assert place.uri("nothing") in str(caught.value)
-    assert caught.value.uri == place.uri("nothing")
+    assert caught.value.uri == caught.value.filename == place.uri("nothing")
+    assert caught.value.strerror
 
 
 def test_exists_is_true_for_objects_only(tree: Place) -> None:
@@ -96,6 +97,18 @@ def test_get_range_returns_just_those_bytes(place: Place, offset: int, length: i
 def test_get_range_of_a_negative_range_is_refused(place: Place, offset: int, length: int) -> None:
     with pytest.raises(s3dlio.InvalidInputError, match="must not be negative"):
         s3dlio.get_range(place.uri("a"), offset, length)
+
+
+def test_arguments_of_the_wrong_kind_are_named(place: Place) -> None:
+    with pytest.raises(TypeError, match="offset must be a whole number"):
+        s3dlio.get_range(place.uri("a"), "0", 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="length must be a whole number"):
+        s3dlio.get_range(place.uri("a"), 0, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="buffer_size must be a whole number"):
+        s3dlio.open_reader(place.uri("a"), buffer_size="1")  # type: ignore[arg-type]
+    for size in (0, -1, 2**50):
+        with pytest.raises(s3dlio.InvalidInputError, match="buffer_size must be 1 to"):
+            s3dlio.open_reader(place.uri("a"), buffer_size=size)
 
 
 def test_get_returns_bytes(place: Place) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import array
 import gc
+import io
 import mmap
 import os
+import pickle
 import random
+import tarfile
 import threading
 import warnings
 from typing import Any
@@ -396,3 +399,50 @@ def test_put_of_any_size_and_type_is_read_back(place: Place) -> None:
         with s3dlio.open_reader(place.uri("a.zst"), decompress=True) as reader:
             assert reader.read() == data
     assert place.leftovers() == []
+
+
+def test_writer_is_a_file_object_for_what_saves_to_one(place: Place) -> None:
+    array = np.arange(100_000).reshape(10, -1)
+    with s3dlio.open_writer(place.uri("a")) as writer:
+        assert (writer.writable(), writer.readable(), writer.seekable(), writer.closed) == (True, False, False, False)
+        assert writer.write(b"head") == 4
+        assert writer.write(array[:1]) == array[:1].nbytes
+        writer.flush()
+        assert writer.tell() == 4 + array[:1].nbytes
+        pickle.dump({"step": 64, "weights": array}, writer, protocol=5)
+        np.save(writer, array)
+        writer.close()
+        writer.close()
+        assert writer.closed
+        assert not writer.writable()
+    with s3dlio.open_reader(place.uri("a")) as reader:
+        assert reader.read(4 + array[:1].nbytes) == b"head" + array[:1].tobytes()
+        assert np.array_equal(pickle.load(reader)["weights"], array)
+        assert np.array_equal(np.load(reader), array)
+        assert reader.read() == b""
+
+
+def test_tar_and_text_go_through_a_writer(place: Place) -> None:
+    with s3dlio.open_writer(place.uri("a")) as writer, tarfile.open(fileobj=writer, mode="w|") as archive:
+        info = tarfile.TarInfo("inside")
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"12345"))
+    with s3dlio.open_reader(place.uri("a")) as reader, tarfile.open(fileobj=reader) as archive:
+        assert archive.extractfile("inside").read() == b"12345"  # type: ignore[union-attr]
+    with io.TextIOWrapper(s3dlio.open_writer(place.uri("b")), encoding="utf-8") as text:  # type: ignore[type-var]
+        text.write("gr\u00fc\u00df dich")
+    assert s3dlio.get(place.uri("b")) == "gr\u00fc\u00df dich".encode()
+
+
+def test_array_of_objects_is_refused_and_harms_nothing(place: Place) -> None:
+    # Its bytes are addresses: they were stored.
+    objects = np.array([object()])
+    with s3dlio.open_writer(place.uri("a")) as writer:
+        with pytest.raises(TypeError, match="array of Python objects"):
+            writer.write_chunk(objects)
+        with pytest.raises(TypeError, match="encode it first"):
+            writer.write_chunk("text")  # type: ignore[arg-type]
+        writer.write_chunk(b"good")
+    with pytest.raises(TypeError, match="array of Python objects"):
+        s3dlio.put(place.uri("a"), objects)
+    assert s3dlio.get(place.uri("a")) == b"good"

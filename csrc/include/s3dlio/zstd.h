@@ -67,8 +67,10 @@ S3DLIO_API int
 s3dlio_zstd_encoder_end(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_out *out);
 
 /*
- * s3dlio_zstd_encoder_free() frees an encoder, finished or not.  'encoder' may be NULL.  In a
- * child of fork(2) the worker threads do not exist, and the memory is left as it is.
+ * s3dlio_zstd_encoder_free() frees an encoder, finished or not.  'encoder' may be NULL.  Above
+ * level 8 the threads of one that is not finished may be at work for minutes: then it returns at
+ * once, and a thread frees it when they are done.  In a child of fork(2) the worker threads do not
+ * exist, and the memory is left as it is.
  */
 S3DLIO_API void
 s3dlio_zstd_encoder_free(struct s3dlio_zstd_encoder *encoder);
