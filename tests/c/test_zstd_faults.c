@@ -1,4 +1,5 @@
 /* libzstd's refusals, and the processors that are asked for. */
+#include <pthread.h>
 #include <sched.h>
 #include <zstd.h>
 #include <zstd_errors.h>
@@ -13,12 +14,14 @@
 static int refused = -1;
 static int refusal = ZSTD_error_parameter_unsupported;
 static int nworkers;
+static ZSTD_CCtx *last_context;
 
 size_t
 ZSTD_CCtx_setParameter(ZSTD_CCtx *context, ZSTD_cParameter parameter, int value)
 {
     size_t (*real)(ZSTD_CCtx *, ZSTD_cParameter, int);
 
+    last_context = context;
     if ((int)parameter == refused)
         return REFUSAL(refusal);
     if (parameter == ZSTD_c_nbWorkers)
@@ -35,6 +38,32 @@ FAULTY_RETURNING(REFUSAL(ZSTD_compressStream2_fault.error), size_t, ZSTD_compres
                  (ZSTD_CCtx * context, ZSTD_outBuffer *out, ZSTD_inBuffer *in,
                   ZSTD_EndDirective directive),
                  (context, out, in, directive))
+
+FAULTY_RETURNING(pthread_create_fault.error, int, pthread_create,
+                 (pthread_t * thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                  void *argument),
+                 (thread, attributes, run, argument))
+
+/* The encoder's context, among those of its threads; which thread freed it, and how often one was.
+ */
+static ZSTD_CCtx *encoders;
+static pthread_t freed_by;
+static atomic_int nfreed;
+
+size_t
+ZSTD_freeCCtx(ZSTD_CCtx *context)
+{
+    size_t (*real)(ZSTD_CCtx *);
+    size_t result;
+
+    *(void **)&real = find_next("ZSTD_freeCCtx");
+    result = real(context);
+    if (context == encoders) {
+        freed_by = pthread_self();
+        nfreed++;
+    }
+    return result;
+}
 
 /* 'nprocessors' for this process, or none known. */
 static int nprocessors;
@@ -148,6 +177,44 @@ unasked_workers_are_one_for_each_processor_and_no_more_than_16(void)
     CHECK_EQ(workers_for(64, 0), 0);
 }
 
+static bool
+is_freed_here(int level, int workers, bool ended, bool forbidden)
+{
+    struct s3dlio_zstd_encoder *encoder = NULL;
+    unsigned char *data = make_data(1 << 20, 1);
+    unsigned char *packed = malloc(2 << 20);
+    struct s3dlio_zstd_in in = {data, 1 << 20, 0};
+    struct s3dlio_zstd_out out = {packed, 2 << 20, 0};
+    int before = nfreed;
+
+    CHECK_EQ(s3dlio_zstd_encoder_new(&encoder, level, workers), 0);
+    encoders = last_context;
+    CHECK_EQ(s3dlio_zstd_encoder_write(encoder, &in, &out), 0);
+    if (ended)
+        CHECK_EQ(s3dlio_zstd_encoder_end(encoder, &out), 0);
+    if (forbidden)
+        fail(&pthread_create_fault, EAGAIN, 1);
+    s3dlio_zstd_encoder_free(encoder);
+    if (forbidden)
+        check_fired(&pthread_create_fault);
+    while (nfreed == before)
+        sched_yield();
+    free(packed);
+    free(data);
+    return pthread_equal(freed_by, pthread_self());
+}
+
+/* It took as long as the threads of libzstd had work: minutes at level 22. */
+static void
+unfinished_encoder_with_slow_threads_is_freed_by_another_thread(void)
+{
+    CHECK(!is_freed_here(9, 2, false, false));
+    CHECK(is_freed_here(9, 2, true, false));
+    CHECK(is_freed_here(9, 0, false, false));
+    CHECK(is_freed_here(3, 2, false, false));
+    CHECK(is_freed_here(9, 2, false, true));
+}
+
 int
 main(void)
 {
@@ -157,5 +224,6 @@ main(void)
     failing_compressor_is_an_error_in_write_and_end();
     decoder_without_its_limit_is_not_made();
     unasked_workers_are_one_for_each_processor_and_no_more_than_16();
+    unfinished_encoder_with_slow_threads_is_freed_by_another_thread();
     return 0;
 }
