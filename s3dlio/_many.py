@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3dlio._errors import InvalidInputError
 from s3dlio._ops import put
-from s3dlio._options import WriterOptions, writer_options
+from s3dlio._options import WriterOptions, whole_number, writer_options
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,8 +30,7 @@ def put_many(
     When one fails, no more are begun, and the first failure is raised once those on their way have ended; what is
     stored stays.  So it is with Ctrl-C and with an exception of the iterable.
     """
-    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int):
-        raise TypeError(f"max_in_flight must be a whole number, not {max_in_flight!r}")
+    max_in_flight = whole_number("max_in_flight", max_in_flight)
     if max_in_flight < 1:
         raise InvalidInputError(f"max_in_flight must be at least 1, not {max_in_flight}")
     chosen = writer_options(options, settings).snapshot()

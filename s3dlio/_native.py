@@ -86,14 +86,11 @@ def new_bytes(nbytes: int) -> bytes:
     return data
 
 
-_PLAIN = (bytes, bytearray)
-
-
 def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
     """A C pointer to the bytes of a C-contiguous buffer; ``len()`` of it is their count."""
     try:
         # The bytes of an array of objects are addresses.
-        if type(buffer) not in _PLAIN and "O" in (memoryview(buffer).format or ""):
+        if getattr(getattr(buffer, "dtype", None), "hasobject", False):
             raise TypeError("an array of Python objects has no bytes of its own")
         return ffi.from_buffer(buffer, require_writable=writable)
     except (BufferError, ValueError) as error:  # numpy says ValueError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError
 from s3dlio._logging import logger
 from s3dlio._native import pointer
-from s3dlio._options import WriterOptions, writer_options
+from s3dlio._options import WriterOptions, whole_number, writer_options
 from s3dlio._reader import read_range
 from s3dlio._stores.base import ObjectStat
 from s3dlio._stores.registry import store_for
@@ -58,9 +58,8 @@ def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
     A range that goes past the end gives what there is, possibly ``b''``.  Raises InvalidInputError for a negative
     offset or length.
     """
-    for name, value in (("offset", offset), ("length", length)):
-        if isinstance(value, bool) or not (isinstance(value, int) or (name == "length" and value is None)):
-            raise TypeError(f"{name} must be a whole number of bytes, not {value!r}")
+    offset = whole_number("offset", offset)
+    length = None if length is None else whole_number("length", length)
     if offset < 0 or (length is not None and length < 0):
         raise InvalidInputError(
             f"get {uri}: offset {offset} and length {length} must not be negative", operation="get", uri=uri

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -26,7 +27,8 @@ class WriterOptions:
         come.
     ``level=3``
         Compression level, 1 (fast) to 22 (small).  Above 15 a job of one of the threads takes seconds to minutes, which
-        `finalize` cannot break off, and memory grows: about 320 MiB at 19 and 3 GiB at 22 with two threads.
+        neither a write nor `finalize` can break off, and memory grows: with two threads about 320 MiB at 19, and 3 GiB
+        at 22.
     ``threads=None``
         Compression threads beside the caller; ``None`` is one for each processor, 0 is none.
     ``buffer_size=None``
@@ -48,7 +50,8 @@ class WriterOptions:
     ``create_parents=True``
         Files: ``False`` makes it an error when the folder is missing.
     ``timeout=300.0``
-        Seconds without any progress of the device after which a call fails.
+        Seconds without any progress of the device after which a call fails; not for files with
+        ``durability='none'`` that go through the page cache.
 
     Raises InvalidInputError for a value out of range, TypeError for one of the wrong type.
     """
@@ -152,6 +155,16 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     # What is neither a text nor None may compare in ways of its own, as arrays do.
     if not (value is None or isinstance(value, str)) or value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def whole_number(name: str, value: object) -> int:
+    """The value of an argument, which may be any integer, as numpy's."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
 
 
 def _whole(name: str, value: object, low: int, high: int | None) -> None:

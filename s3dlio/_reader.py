@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from s3dlio._errors import InvalidInputError
 from s3dlio._logging import TRACE, logger
 from s3dlio._native import check, ffi, lib, new_bytes, new_handle, pointer
+from s3dlio._options import whole_number
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import parse_uri
 
@@ -212,8 +213,7 @@ def open_reader(uri: str, *, decompress: bool = False, buffer_size: int = DEFAUL
     seeking back starts again from the beginning, and damage raises CorruptDataError.  The name's ending decides
     nothing.  ``buffer_size`` is in bytes, 1 to 1 GiB; requests above it go straight to the store.
     """
-    if isinstance(buffer_size, bool) or not isinstance(buffer_size, int):
-        raise TypeError(f"buffer_size must be a whole number, not {buffer_size!r}")
+    buffer_size = whole_number("buffer_size", buffer_size)
     if not 1 <= buffer_size <= MAX_BUFFER_SIZE:
         raise InvalidInputError(f"buffer_size must be 1 to {MAX_BUFFER_SIZE}, not {buffer_size}", uri=uri)
     parsed = parse_uri(uri)

@@ -6,12 +6,13 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from s3dlio._checksum import checksum_text
-from s3dlio._errors import BusyError, ClosedError, ForkedError, S3dlioError, copy_of
+from s3dlio._errors import BusyError, ClosedError, ForkedError, S3dlioError, UnsupportedError, copy_of
 from s3dlio._logging import logger
 from s3dlio._native import pointer
 from s3dlio._options import WriterOptions, writer_options
@@ -39,6 +40,8 @@ class ObjectWriter:
     """
 
     _ended: str | None = "refused"  # until the store has agreed
+    _closed = False
+    _inside = False  # a with block
     _appends = False  # whether small chunks may be appended without further questions
     _pid = 0
 
@@ -99,12 +102,21 @@ class ObjectWriter:
         """The same as `write_chunk`."""
         self.write_chunk(chunk)
 
-    # What makes it a binary file object for `pickle.dump`, `numpy.save`, `tarfile`, `torch.save` and their like.
+    # What makes it a binary file object for `pickle.dump`, `numpy.savez`, `tarfile`, `io.TextIOWrapper` and their like.
 
     def write(self, data: Buffer) -> int:
         """As `write_chunk`; returns the count of bytes."""
         self.write_chunk(data)
-        return memoryview(data).nbytes
+        return len(data) if type(data) is bytes else len(pointer(data))
+
+    def writelines(self, lines: Iterable[Buffer]) -> None:
+        """Writes one after the other."""
+        for line in lines:
+            self.write_chunk(line)
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises UnsupportedError: what is written cannot be read yet."""
+        raise UnsupportedError(f"read {self._uri}: the object is being written", operation="read", uri=str(self._uri))
 
     def flush(self) -> None:
         """Does nothing: what was written lasts when `finalize` has returned."""
@@ -127,13 +139,25 @@ class ObjectWriter:
 
     @property
     def closed(self) -> bool:
-        """Whether it was finalized or aborted."""
-        return self._ended is not None
+        """Whether it takes no more bytes."""
+        return self._ended is not None or self._closed
 
     def close(self) -> None:
-        """Finalizes, unless it was finalized or aborted before; a writer that has failed raises its failure."""
-        if not self._ended:
-            self.finalize()
+        """Takes no more bytes.  It completes nothing: that is for `finalize` and the end of the ``with`` block.
+
+        Whoever wraps a writer closes it also after an exception, and when it is dropped; the object must not appear
+        then.  So outside a ``with`` block of the writer this aborts, and raises ClosedError to say so.
+        """
+        if self._ended:
+            return
+        self._appends = False
+        self._closed = True
+        if not self._inside:
+            self.abort()
+            text = (
+                f"close {self._uri}: nothing is stored; finalize() or the end of a with block would have completed it"
+            )
+            raise ClosedError(text, operation="close", uri=str(self._uri))
 
     def finalize(self) -> tuple[int, int]:
         """Completes the object and makes it visible, durable as the options say.
@@ -217,8 +241,8 @@ class ObjectWriter:
             raise self._busy(operation)
         self._state.acquire()
         error = None if self._failure is None else copy_of(self._failure)
-        if error is None and self._ended:
-            text = f"{operation} {self._uri}: the writer is already {self._ended}"
+        if error is None and (self._ended or (self._closed and operation == "write")):
+            text = f"{operation} {self._uri}: the writer is already {self._ended or 'closed'}"
             error = ClosedError(text, operation=operation, uri=str(self._uri))
         if error is not None:
             self._leave()
@@ -247,6 +271,7 @@ class ObjectWriter:
         )
 
     def __enter__(self) -> Self:
+        self._inside = True
         return self
 
     def __exit__(

@@ -50,14 +50,15 @@ def _alarm_is_ctrl_c() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_at_any_moment_of_small_writes_stays_ctrl_c(disk_path: Path) -> None:
+@pytest.mark.parametrize("durability", ["none", "data"])  # by the thread itself, by an engine
+def test_ctrl_c_at_any_moment_of_small_writes_stays_ctrl_c(disk_path: Path, durability: str) -> None:
     # A signal between taking the lock and the work left the writer locked: leaving `with` then raised BusyError.
     caught = 0
     for number in range(300):
         try:
             with (
                 interrupted(0.0005 + number * 0.00001),
-                s3dlio.open_writer(f"file://{disk_path}/a", durability="none", buffer_size=BLOCK) as writer,
+                s3dlio.open_writer(f"file://{disk_path}/a", durability=durability, buffer_size=BLOCK) as writer,
             ):
                 for _ in range(100_000):
                     writer.write_chunk(b"x")
@@ -104,13 +105,12 @@ def test_abort_does_not_wait_for_a_slow_job_of_the_compressor(
 ) -> None:
     # It waited for the threads of libzstd: 11 s at level 19, minutes at 22.
     code = """
-import os, sys, time, s3dlio
+import os, sys, time, s3dlio  # and at the end the program ends with a job under way
 writer = s3dlio.open_writer(sys.argv[1], compression="zstd", level=22, threads=2)
 writer.write_chunk(os.urandom(1 << 20) * 150)
 began = time.monotonic()
 writer.abort()
 print(time.monotonic() - began)
-os._exit(0)  # as a program that ends with a job under way
 """
     done = run_python(code, f"file://{disk_path}/a")
     assert float(done.stdout) < 2

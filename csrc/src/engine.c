@@ -61,14 +61,24 @@ s3dlio_engine_forced(bool *forced_ret)
     return status;
 }
 
-bool
-s3dlio_is_local(int fd)
+/* The numbers of statfs(2). */
+static unsigned long
+file_system(int fd)
 {
     struct statfs fs;
 
-    if (fstatfs(fd, &fs) != 0)
-        return false;
-    switch ((unsigned long)fs.f_type & 0xffffffffu) {
+    return fstatfs(fd, &fs) == 0 ? (unsigned long)fs.f_type & 0xffffffffu : 0;
+}
+
+/*
+ * On FUSE (seen on Linux 6.18) a short O_DIRECT write through io_uring stored shifted data, and its
+ * completion reported the full length; CIFS has similar reports (nodejs/node#50717).
+ */
+static bool
+trusts_uring(int fd)
+{
+    switch (file_system(fd)) {
+    case 0:
     case 0x65735546: /* FUSE */
     case 0xff534d42: /* CIFS */
     case 0xfe534d42: /* SMB2 */
@@ -76,6 +86,23 @@ s3dlio_is_local(int fd)
         return false;
     default:
         return true;
+    }
+}
+
+bool
+s3dlio_is_local(int fd)
+{
+    switch (file_system(fd)) {
+    case 0xef53:     /* ext4 */
+    case 0x58465342: /* xfs */
+    case 0x9123683e: /* btrfs */
+    case 0x01021994: /* tmpfs */
+    case 0x794c7630: /* overlay */
+    case 0xf2f52010: /* f2fs */
+    case 0x2fc12fc1: /* zfs */
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -92,10 +119,7 @@ s3dlio_engine_open(struct s3dlio_engine **engine_ret, int fd, unsigned depth, si
         status = ops->open(engine_ret, fd, depth, pool);
     } else {
         status = -ENOSYS;
-        /* On FUSE (seen on Linux 6.18) a short O_DIRECT write through io_uring stored shifted data,
-         * and its completion reported the full length; CIFS has similar reports
-         * (nodejs/node#50717). */
-        for (size_t i = s3dlio_is_local(fd) ? 0 : NENGINES - 1; status && i < NENGINES; i++) {
+        for (size_t i = trusts_uring(fd) ? 0 : NENGINES - 1; status && i < NENGINES; i++) {
             ops = engines[i];
             status = ops->open(engine_ret, fd, depth, pool);
         }

@@ -82,8 +82,8 @@ int
 s3dlio_engine_forced(bool *forced_ret);
 
 /*
- * s3dlio_is_local() says whether the kernel itself keeps the file, by the numbers of statfs(2), and
- * not a process or another machine, which may be slow to answer.
+ * s3dlio_is_local() says whether the file is on a file system that is known to keep it on this
+ * machine: no process and no other machine is asked, which may be slow to answer.
  */
 bool
 s3dlio_is_local(int fd);

@@ -22,6 +22,8 @@
 
 /* Bytes to compress before the clock is looked at; a high level takes about 0.3 s for them. */
 #define COMPRESS_NBYTES ((size_t)1 << 20)
+/* The longest block that the calling thread writes, where nothing can break it off. */
+#define MAX_QUICK_NBYTES ((size_t)16 << 20)
 /* Bytes to copy before the clock is looked at. */
 #define COPY_NBYTES ((size_t)64 << 20)
 
@@ -137,6 +139,7 @@ begin(struct s3dlio_writer **writer_ret, const char *path,
         status = s3dlio_target_open(&writer->target, path, writer->options.no_parents != 0);
     if (!status)
         writer->is_quick = writer->options.durability == S3DLIO_DURABILITY_NONE &&
+                           writer->options.block_nbytes <= MAX_QUICK_NBYTES &&
                            s3dlio_is_local(writer->target.fd);
     if (!status)
         status = s3dlio_direct_start(&writer->direct, writer->options.direct, writer->target.fd);

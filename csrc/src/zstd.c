@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,10 +174,16 @@ s3dlio_zstd_encoder_end(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_
     return encoder->ended ? 0 : 1;
 }
 
+/* Contexts that are being freed by threads of their own; more would pile up memory. */
+#define MAX_FREEING 2
+
+static atomic_int nfreeing;
+
 static void *
 free_context(void *context)
 {
     ZSTD_freeCCtx(context);
+    atomic_fetch_sub(&nfreeing, 1);
     return NULL;
 }
 
@@ -183,10 +191,21 @@ free_context(void *context)
 static bool
 free_later(ZSTD_CCtx *context)
 {
+    sigset_t all, before;
     pthread_t thread;
+    int status = EAGAIN;
 
-    if (pthread_create(&thread, NULL, free_context, context) != 0)
+    if (atomic_fetch_add(&nfreeing, 1) < MAX_FREEING) {
+        /* Signals are for the program's own threads. */
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        status = pthread_create(&thread, NULL, free_context, context);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    if (status != 0) {
+        atomic_fetch_sub(&nfreeing, 1);
         return false;
+    }
     (void)pthread_detach(thread);
     return true;
 }

@@ -262,16 +262,20 @@ short_and_broken_off_writes_are_finished(void)
     static const enum fault faults[] = {CUT_SHORT, INTERRUPT};
     unsigned char *data = make_data(8 * BLOCK, 2);
 
-    for (unsigned mode = 0; mode < 2 * 2 * 2; mode++) {
+    for (unsigned mode = 0; mode < 2 * 2 * 3; mode++) {
         struct s3dlio_writer_options options = small_blocks();
-        const char *engine = mode / 4 ? "threads" : NULL;
-        /* With the engine left open, only a file within one block goes through pwrite(). */
-        size_t nbytes = engine ? 7 * BLOCK + 4097 : BLOCK - 3;
+        const char *engine = mode / 4 == 1 ? "threads" : NULL;
+        bool quick = mode / 4 == 2;
+        /* With the engine left open, only a file within one block goes through pwrite(), or one
+         * that nothing waits for. */
+        size_t nbytes = engine || quick ? 7 * BLOCK + 4097 : BLOCK - 3;
 
         force_engine(engine);
         fault = faults[mode % 2];
         npwrite = 1; /* so that already the first is interrupted */
-        options.direct = mode / 2 % 2 ? S3DLIO_DIRECT_PREFER : S3DLIO_DIRECT_OFF;
+        options.direct = !quick && mode / 2 % 2 ? S3DLIO_DIRECT_PREFER : S3DLIO_DIRECT_OFF;
+        if (quick)
+            options.durability = S3DLIO_DURABILITY_NONE;
         write_one(&options, engine, data, nbytes);
         CHECK(npwrite - 1 > (nbytes + BLOCK - 1) / BLOCK);
     }

@@ -202,6 +202,29 @@ put_goes_to_the_page_cache_without_a_copy(void)
 }
 
 static void
+failure_of_a_block_that_the_caller_writes_sticks_and_leaves_the_old_file(void)
+{
+    unsigned char *data = make_data(4 * BLOCK, 6);
+    struct s3dlio_writer_options options = small_blocks();
+    struct s3dlio_writer *writer;
+    size_t taken;
+
+    put_file(path, "before", 6);
+    CHECK_EQ(s3dlio_writer_open(&writer, path, &options), 0);
+    CHECK_EQ(s3dlio_writer_write(writer, data, 2 * BLOCK, &taken), 0);
+    pwrite_error = ENOSPC;
+    CHECK_EQ(s3dlio_writer_write(writer, data, 2 * BLOCK, &taken), -ENOSPC);
+    pwrite_error = 0;
+    CHECK_EQ(s3dlio_writer_write(writer, data, 1, &taken), -ENOSPC);
+    CHECK_EQ(s3dlio_writer_close(writer), -ENOSPC);
+    s3dlio_writer_free(writer);
+    CHECK(holds(path, "before", 6));
+    CHECK_EQ(count_entries(folder), 1);
+    CHECK(unlink(path) == 0);
+    free(data);
+}
+
+static void
 failed_put_leaves_nothing_and_keeps_the_old_file(void)
 {
     struct s3dlio_writer_options options = small_blocks();
@@ -341,6 +364,7 @@ main(void)
     append_takes_nothing_where_it_is_more_than_a_copy();
     put_stores_any_size_in_every_mode();
     put_goes_to_the_page_cache_without_a_copy();
+    failure_of_a_block_that_the_caller_writes_sticks_and_leaves_the_old_file();
     failed_put_leaves_nothing_and_keeps_the_old_file();
     long_files_that_are_to_last_leave_the_page_cache();
     file_just_below_its_limit_is_written();

@@ -49,6 +49,9 @@ FAULTY_RETURNING(pthread_create_fault.error, int, pthread_create,
 static ZSTD_CCtx *encoders;
 static pthread_t freed_by;
 static atomic_int nfreed;
+/* Whether other threads than this wait before they free one. */
+static atomic_bool held;
+static pthread_t main_thread;
 
 size_t
 ZSTD_freeCCtx(ZSTD_CCtx *context)
@@ -56,6 +59,8 @@ ZSTD_freeCCtx(ZSTD_CCtx *context)
     size_t (*real)(ZSTD_CCtx *);
     size_t result;
 
+    while (held && !pthread_equal(pthread_self(), main_thread))
+        sched_yield();
     *(void **)&real = find_next("ZSTD_freeCCtx");
     result = real(context);
     if (context == encoders) {
@@ -215,6 +220,22 @@ unfinished_encoder_with_slow_threads_is_freed_by_another_thread(void)
     CHECK(is_freed_here(9, 2, false, true));
 }
 
+static void
+no_more_than_two_are_freed_by_other_threads_at_a_time(void)
+{
+    struct s3dlio_zstd_encoder *encoders_of_two[2];
+
+    held = true;
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(s3dlio_zstd_encoder_new(&encoders_of_two[i], 9, 2), 0);
+        s3dlio_zstd_encoder_free(encoders_of_two[i]);
+    }
+    CHECK(is_freed_here(9, 2, false, false));
+    held = false;
+    while (is_freed_here(9, 2, false, false))
+        continue;
+}
+
 int
 main(void)
 {
@@ -224,6 +245,8 @@ main(void)
     failing_compressor_is_an_error_in_write_and_end();
     decoder_without_its_limit_is_not_made();
     unasked_workers_are_one_for_each_processor_and_no_more_than_16();
+    main_thread = pthread_self();
     unfinished_encoder_with_slow_threads_is_freed_by_another_thread();
+    no_more_than_two_are_freed_by_other_threads_at_a_time();
     return 0;
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import gc
 import io
 import mmap
@@ -407,36 +408,79 @@ def test_writer_is_a_file_object_for_what_saves_to_one(place: Place) -> None:
         assert (writer.writable(), writer.readable(), writer.seekable(), writer.closed) == (True, False, False, False)
         assert writer.write(b"head") == 4
         assert writer.write(array[:1]) == array[:1].nbytes
+        assert (
+            writer.write(np.array(["2020-01-01"], "M8[s]")) == 8
+        )  # which has bytes, but no format of the buffer protocol
         writer.flush()
-        assert writer.tell() == 4 + array[:1].nbytes
+        assert writer.tell() == 12 + array[:1].nbytes
         pickle.dump({"step": 64, "weights": array}, writer, protocol=5)
         np.save(writer, array)
-        writer.close()
-        writer.close()
-        assert writer.closed
-        assert not writer.writable()
+        writer.writelines([b"one", b"two"])
+        with pytest.raises(s3dlio.UnsupportedError, match="being written"):
+            writer.read()
     with s3dlio.open_reader(place.uri("a")) as reader:
         assert reader.read(4 + array[:1].nbytes) == b"head" + array[:1].tobytes()
+        reader.seek(8, os.SEEK_CUR)
         assert np.array_equal(pickle.load(reader)["weights"], array)
         assert np.array_equal(np.load(reader), array)
-        assert reader.read() == b""
+        assert reader.read() == b"onetwo"
 
 
-def test_tar_and_text_go_through_a_writer(place: Place) -> None:
-    with s3dlio.open_writer(place.uri("a")) as writer, tarfile.open(fileobj=writer, mode="w|") as archive:
+def test_containers_go_through_a_writer(place: Place) -> None:
+    with s3dlio.open_writer(place.uri("tar")) as writer, tarfile.open(fileobj=writer, mode="w|") as archive:
         info = tarfile.TarInfo("inside")
         info.size = 5
         archive.addfile(info, io.BytesIO(b"12345"))
-    with s3dlio.open_reader(place.uri("a")) as reader, tarfile.open(fileobj=reader) as archive:
+    with s3dlio.open_reader(place.uri("tar")) as reader, tarfile.open(fileobj=reader) as archive:
         assert archive.extractfile("inside").read() == b"12345"  # type: ignore[union-attr]
-    with io.TextIOWrapper(s3dlio.open_writer(place.uri("b")), encoding="utf-8") as text:  # type: ignore[type-var]
+    with s3dlio.open_writer(place.uri("npz")) as writer:
+        np.savez(writer, a=np.arange(5))
+    with s3dlio.open_reader(place.uri("npz")) as reader:
+        assert np.array_equal(np.load(reader)["a"], np.arange(5))
+    with s3dlio.open_writer(place.uri("text")) as writer, io.TextIOWrapper(writer, encoding="utf-8") as text:  # type: ignore[type-var]
         text.write("gr\u00fc\u00df dich")
-    assert s3dlio.get(place.uri("b")) == "gr\u00fc\u00df dich".encode()
+    assert s3dlio.get(place.uri("text")) == "gr\u00fc\u00df dich".encode()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("wrapper", [io.TextIOWrapper, io.BufferedWriter, contextlib.closing])
+def test_wrapper_that_closes_the_writer_completes_nothing(place: Place, wrapper: Any) -> None:
+    # Whoever wraps a writer closes it also after an exception and when it is dropped: half an object appeared.
+    s3dlio.put(place.uri("a"), b"before")
+    with (  # noqa: SIM117
+        pytest.raises(ZeroDivisionError),
+        s3dlio.open_writer(place.uri("a")) as writer,
+    ):
+        with wrapper(writer):
+            writer.write(b"half")
+            raise ZeroDivisionError
+    with pytest.raises(s3dlio.ClosedError), wrapper(s3dlio.open_writer(place.uri("a"))):
+        raise ZeroDivisionError
+    wrapped = wrapper(s3dlio.open_writer(place.uri("a")))
+    del wrapped
+    gc.collect()
+    writer = s3dlio.open_writer(place.uri("a"))
+    writer.write(b"half")
+    with pytest.raises(s3dlio.ClosedError, match="nothing is stored"):
+        writer.close()
+    assert s3dlio.get(place.uri("a")) == b"before"
+    with s3dlio.open_writer(place.uri("a")) as writer:
+        writer.write(b"whole")
+        writer.close()
+        assert writer.closed
+        with pytest.raises(s3dlio.ClosedError, match="already closed"):
+            writer.write(b"more")
+    writer.close()
+    assert s3dlio.get(place.uri("a")) == b"whole"
+    assert place.leftovers() == []
 
 
 def test_array_of_objects_is_refused_and_harms_nothing(place: Place) -> None:
     # Its bytes are addresses: they were stored.
     objects = np.array([object()])
+    records = np.zeros(3, [("Open", "f8"), ("close", "f8")])
+    s3dlio.put(place.uri("a"), records)
+    assert s3dlio.get(place.uri("a")) == records.tobytes()
     with s3dlio.open_writer(place.uri("a")) as writer:
         with pytest.raises(TypeError, match="array of Python objects"):
             writer.write_chunk(objects)

@@ -80,7 +80,8 @@ struct s3dlio_writer_stats {
  *
  * S3DLIO_IO_ENGINE=uring or =threads in the environment forces that engine; otherwise io_uring is
  * used where it works, and the calling thread writes a stream that fits into one block, and with
- * S3DLIO_DURABILITY_NONE what goes to the page cache of a local file system.
+ * S3DLIO_DURABILITY_NONE what goes to the page cache of a local file system in blocks of up to
+ * 16 MiB: then neither 'slice_ms' nor 'timeout_ms' breaks off a block, and 'wait_ns' leaves it out.
  *
  * Returns 0, -EINVAL for options out of range, -EISDIR, S3DLIO_E_NOT_REGULAR, S3DLIO_E_NO_DIRECT,
  * S3DLIO_E_BAD_ENGINE, S3DLIO_E_ZSTD, S3DLIO_E_RESERVED_NAME, -EACCES for a link or file of
