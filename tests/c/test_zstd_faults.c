@@ -46,7 +46,7 @@ FAULTY_RETURNING(pthread_create_fault.error, int, pthread_create,
 
 /* The encoder's context, among those of its threads; which thread freed it, and how often one was.
  */
-static ZSTD_CCtx *encoders;
+static _Atomic(ZSTD_CCtx *) encoders;
 static pthread_t freed_by;
 static atomic_int nfreed;
 /* Whether other threads than this wait before they free one. */

@@ -69,8 +69,8 @@ s3dlio_zstd_encoder_end(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_
 /*
  * s3dlio_zstd_encoder_free() frees an encoder, finished or not.  'encoder' may be NULL.  Above
  * level 8 the threads of one that is not finished may be at work for minutes: then it returns at
- * once, and a thread frees it when they are done, two at most at a time.  In a child of fork(2) the worker threads do not
- * exist, and the memory is left as it is.
+ * once, and a thread frees it when they are done, two at most at a time.  In a child of fork(2) the
+ * worker threads do not exist, and the memory is left as it is.
  */
 S3DLIO_API void
 s3dlio_zstd_encoder_free(struct s3dlio_zstd_encoder *encoder);
