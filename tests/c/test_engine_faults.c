@@ -99,6 +99,28 @@ file_systems_that_are_unknown_or_not_trusted_get_threads(void)
     fs_type = 0;
 }
 
+static void
+only_file_systems_that_are_known_to_be_local_are(void)
+{
+    static const long local[] = {0xef53,     0x58465342, 0x9123683e, 0x01021994,
+                                 0x794c7630, 0xf2f52010, 0x2fc12fc1};
+    static const long others[] = {0x65735546, 0xff534d42, 0x6969, 0x00c36400 /* Ceph */,
+                                  0x01021997 /* 9p */};
+
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++) {
+        fs_type = (long)(int)local[i];
+        CHECK(s3dlio_is_local(fd));
+    }
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        fs_type = others[i];
+        CHECK(!s3dlio_is_local(fd));
+    }
+    fs_type = 0;
+    fail(&fstatfs_fault, EIO, 1);
+    CHECK(!s3dlio_is_local(fd));
+    check_fired(&fstatfs_fault);
+}
+
 /* Linux moves no more than 2 GiB less a page at once, which is not aligned for every device. */
 static void
 large_transfer_goes_in_aligned_steps(void)
@@ -288,6 +310,7 @@ main(void)
     CHECK(fd >= 0);
 
     file_systems_that_are_unknown_or_not_trusted_get_threads();
+    only_file_systems_that_are_known_to_be_local_are();
     large_transfer_goes_in_aligned_steps();
 #ifdef S3DLIO_HAVE_URING
     if (has_uring()) {
