@@ -96,46 +96,66 @@ struct s3dlio_pool {
     void *free_blocks[];
 };
 
+/* Maps the memory of so many blocks. */
+static int
+map_blocks(char **blocks_ret, size_t *block_nbytes, unsigned nblocks)
+{
+    size_t nbytes;
+    char *blocks;
+    int status;
+
+    if (*block_nbytes == 0 || nblocks == 0 || nblocks > MAX_BLOCKS ||
+        *block_nbytes > SIZE_MAX / 4 / nblocks)
+        return -EINVAL;
+    *block_nbytes = s3dlio_round_up(*block_nbytes, page_nbytes());
+    nbytes = *block_nbytes * nblocks;
+    status = map_aligned(&blocks, nbytes);
+    if (status)
+        return status;
+#ifdef MADV_DONTFORK
+    /* A child has no use for the blocks, and sharing them would make the parent copy each page
+     * that it fills next, also under a transfer. */
+    (void)madvise(blocks, nbytes, MADV_DONTFORK);
+#endif
+    /* To clear a huge page takes longer than to store a small object, so the first is of small
+     * ones. */
+    if (nbytes > HUGE_PAGE) {
+#ifdef MADV_NOHUGEPAGE
+        (void)madvise(blocks, HUGE_PAGE, MADV_NOHUGEPAGE);
+#endif
+        s3dlio_buffer_advise(blocks + HUGE_PAGE, nbytes - HUGE_PAGE);
+    }
+    *blocks_ret = blocks;
+    return 0;
+}
+
+static void
+fill(struct s3dlio_pool *pool, char *blocks, size_t block_nbytes, unsigned nblocks)
+{
+    pool->blocks = blocks;
+    pool->block_nbytes = block_nbytes;
+    pool->nblocks = pool->nfree = nblocks;
+    for (unsigned i = 0; i < nblocks; i++)
+        pool->free_blocks[i] = blocks + block_nbytes * (nblocks - 1 - i);
+}
+
 int
 s3dlio_pool_new(struct s3dlio_pool **pool_ret, size_t block_nbytes, unsigned nblocks)
 {
     struct s3dlio_pool *pool;
     pthread_condattr_t attributes;
     char *blocks;
-    int status;
+    int status = map_blocks(&blocks, &block_nbytes, nblocks);
 
-    if (block_nbytes == 0 || nblocks == 0 || nblocks > MAX_BLOCKS ||
-        block_nbytes > SIZE_MAX / 4 / nblocks)
-        return -EINVAL;
-    block_nbytes = s3dlio_round_up(block_nbytes, page_nbytes());
-    pool = calloc(1, sizeof *pool + nblocks * (sizeof pool->free_blocks[0] + sizeof(bool)));
-    if (!pool)
-        return -ENOMEM;
-    pool->out = (bool *)&pool->free_blocks[nblocks];
-    status = map_aligned(&blocks, block_nbytes * nblocks);
-    if (status) {
-        free(pool);
+    if (status)
         return status;
+    pool = calloc(1, sizeof *pool + nblocks * (sizeof pool->free_blocks[0] + sizeof(bool)));
+    if (!pool) {
+        s3dlio_buffer_free(blocks, block_nbytes * nblocks);
+        return -ENOMEM;
     }
-#ifdef MADV_DONTFORK
-    /* A child has no use for the blocks, and sharing them would make the parent copy each page
-     * that it fills next, also under a transfer. */
-    (void)madvise(blocks, block_nbytes * nblocks, MADV_DONTFORK);
-#endif
-    /* To clear a huge page takes longer than to store a small object, so the first is of small
-     * ones. */
-    if (block_nbytes * nblocks > HUGE_PAGE) {
-#ifdef MADV_NOHUGEPAGE
-        (void)madvise(blocks, HUGE_PAGE, MADV_NOHUGEPAGE);
-#endif
-        s3dlio_buffer_advise(blocks + HUGE_PAGE, block_nbytes * nblocks - HUGE_PAGE);
-    }
-    pool->blocks = blocks;
-    pool->block_nbytes = block_nbytes;
-    pool->nblocks = pool->nfree = nblocks;
-    pool->error = 0;
-    for (unsigned i = 0; i < nblocks; i++)
-        pool->free_blocks[i] = pool->blocks + block_nbytes * (nblocks - 1 - i);
+    pool->out = (bool *)&pool->free_blocks[nblocks];
+    fill(pool, blocks, block_nbytes, nblocks);
     pthread_mutex_init(&pool->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -143,6 +163,27 @@ s3dlio_pool_new(struct s3dlio_pool **pool_ret, size_t block_nbytes, unsigned nbl
     pthread_condattr_destroy(&attributes);
     *pool_ret = pool;
     return 0;
+}
+
+int
+s3dlio_pool_resize(struct s3dlio_pool *pool, size_t block_nbytes, unsigned nblocks)
+{
+    char *blocks;
+    int status = nblocks <= pool->nblocks ? map_blocks(&blocks, &block_nbytes, nblocks) : -EINVAL;
+
+    if (status)
+        return status;
+    /* The lock is for s3dlio_pool_give(), whose last call may not yet have returned. */
+    pthread_mutex_lock(&pool->lock);
+    if (pool->nfree == pool->nblocks) {
+        s3dlio_buffer_free(pool->blocks, pool->block_nbytes * pool->nblocks);
+        fill(pool, blocks, block_nbytes, nblocks);
+    } else {
+        s3dlio_buffer_free(blocks, block_nbytes * nblocks);
+        status = -EBUSY;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return status;
 }
 
 int

@@ -19,4 +19,9 @@ s3dlio_pool_block(const struct s3dlio_pool *pool, unsigned index);
 unsigned
 s3dlio_pool_index(const struct s3dlio_pool *pool, const void *block);
 
+/* Gives the pool other blocks, of no larger number, while none is out.  Returns 0, or -EBUSY,
+ * -EINVAL or -ENOMEM with nothing changed. */
+int
+s3dlio_pool_resize(struct s3dlio_pool *pool, size_t block_nbytes, unsigned nblocks);
+
 #endif /* S3DLIO_POOL_H */

@@ -294,6 +294,24 @@ s3dlio_stage_release(struct s3dlio_stage *stage, void *data)
     return s3dlio_pool_give(stage->pool, data);
 }
 
+int
+s3dlio_stage_resize(struct s3dlio_stage *stage, size_t block_nbytes, unsigned nblocks)
+{
+    int status = enter(stage);
+
+    if (status)
+        return status;
+    if (nblocks < 2)
+        status = -EINVAL;
+    else if (stage->block)
+        status = -EBUSY;
+    else
+        status = s3dlio_pool_resize(stage->pool, block_nbytes, nblocks);
+    stage->block_nbytes = s3dlio_pool_block_nbytes(stage->pool);
+    s3dlio_handle_leave(&stage->handle);
+    return status;
+}
+
 void
 s3dlio_stage_fail(struct s3dlio_stage *stage, int code)
 {

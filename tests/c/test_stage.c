@@ -179,6 +179,55 @@ totals_count_the_block_that_is_being_filled(void)
 }
 
 static void
+stream_goes_on_in_blocks_of_another_size(void)
+{
+    unsigned char *data = make_data(20 * BLOCK, 5);
+
+    for (int level = 0; level < 2; level++) {
+        struct s3dlio_stage *stage = new_stage(4, level);
+        struct output output = {.data = malloc(21 * BLOCK)};
+        struct s3dlio_block lent, block;
+        size_t taken = 0, sizes = 0;
+        int status;
+
+        CHECK_EQ(write_more(stage, data, 20 * BLOCK, 0, &taken), 1);
+        CHECK_EQ(s3dlio_stage_resize(stage, 4 * BLOCK, 2), -EBUSY); /* full, and not yet taken */
+        CHECK_EQ(s3dlio_stage_take(stage, &lent), 0);
+        CHECK_EQ(s3dlio_stage_resize(stage, 4 * BLOCK, 2), -EBUSY);
+        memcpy(output.data, lent.data, lent.nbytes);
+        output.nbytes = lent.nbytes;
+        CHECK_EQ(s3dlio_stage_release(stage, lent.data), 0);
+        CHECK_EQ(s3dlio_stage_resize(stage, 4 * BLOCK, 1), -EINVAL);
+        CHECK_EQ(s3dlio_stage_resize(stage, 4 * BLOCK, 5), -EINVAL);
+        CHECK_EQ(s3dlio_stage_resize(stage, 0, 2), -EINVAL);
+        CHECK_EQ(s3dlio_stage_resize(stage, SIZE_MAX / 9, 2), -ENOMEM);
+        CHECK_EQ(s3dlio_stage_resize(stage, 4 * BLOCK, 2), 0);
+        for (;;) {
+            if (taken < 20 * BLOCK)
+                status = write_more(stage, data + taken, 20 * BLOCK - taken, 0, &taken);
+            else if ((status = s3dlio_stage_end(stage, 0)) == 0)
+                break;
+            if (status == 0)
+                continue;
+            CHECK_EQ(status, 1);
+            CHECK_EQ(s3dlio_stage_take(stage, &block), 0);
+            CHECK_EQ(block.offset, output.nbytes);
+            CHECK_EQ(block.crc32c, slow_crc32c(0, block.data, block.nbytes));
+            memcpy(output.data + output.nbytes, block.data, block.nbytes);
+            output.nbytes += block.nbytes;
+            sizes += block.nbytes == 4 * BLOCK;
+            CHECK_EQ(s3dlio_stage_release(stage, block.data), 0);
+        }
+        CHECK_EQ(sizes, 4);
+        if (level == 0)
+            CHECK(output.nbytes == 20 * BLOCK && memcmp(output.data, data, output.nbytes) == 0);
+        s3dlio_stage_free(stage);
+        free(output.data);
+    }
+    free(data);
+}
+
+static void
 append_takes_all_or_nothing(void)
 {
     struct s3dlio_stage *stage = new_stage(2, 0);
@@ -379,6 +428,7 @@ first_failure_sticks(void)
     s3dlio_stage_fail(stage, -EPIPE);
     CHECK_EQ(write_more(stage, "x", 0, -1, &taken), -EIO);
     CHECK_EQ(s3dlio_stage_end(stage, -1), -EIO);
+    CHECK_EQ(s3dlio_stage_resize(stage, BLOCK, 2), -EIO);
     s3dlio_stage_free(stage);
 
     stage = new_stage(2, 0);
@@ -657,6 +707,7 @@ main(void)
     deadline(120);
     any_chunks_give_the_stream_in_numbered_blocks();
     totals_count_the_block_that_is_being_filled();
+    stream_goes_on_in_blocks_of_another_size();
     append_takes_all_or_nothing();
     full_block_waits_to_be_taken();
     write_without_a_free_block_asks_to_come_again();

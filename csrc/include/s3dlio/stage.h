@@ -119,6 +119,18 @@ S3DLIO_API int
 s3dlio_stage_release(struct s3dlio_stage *stage, void *data);
 
 /*
+ * s3dlio_stage_resize() goes on with 'nblocks' blocks of 'block_nbytes', at least 2 and at most as
+ * many as there are, for a store that takes a limited number of blocks, which must then grow with
+ * the object.  It is for the thread that writes, when it has taken a block and all that were taken
+ * are released.
+ *
+ * Returns 0; or, with nothing changed, -EBUSY when a block is being filled or still lent, -EINVAL,
+ * or -ENOMEM.
+ */
+S3DLIO_API int
+s3dlio_stage_resize(struct s3dlio_stage *stage, size_t block_nbytes, unsigned nblocks);
+
+/*
  * s3dlio_stage_fail() tells the writing thread that the sink has failed with 'code' (negative): a
  * waiting write wakes, and every later one returns the code.  The first code stays.  Any thread
  * may call it.
