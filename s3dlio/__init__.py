@@ -28,19 +28,25 @@ from s3dlio._logging import init_logging
 from s3dlio._many import put_many
 from s3dlio._native import version
 from s3dlio._ops import (
+    abort_stale_uploads,
+    create_bucket,
     create_direct_filesystem_writer,
     create_filesystem_writer,
+    create_s3_writer,
     delete,
+    delete_bucket,
     exists,
     get,
     get_range,
+    list_stale_uploads,
     put,
     stat,
 )
 from s3dlio._ops import list_objects as list
 from s3dlio._options import WriterOptions
 from s3dlio._reader import open_reader
-from s3dlio._stores.base import ObjectStat, WriterStats
+from s3dlio._stores.base import ObjectStat, StaleUpload, WriterStats
+from s3dlio._stores.s3_settings import configure_s3
 from s3dlio._writer import ObjectWriter, open_writer
 
 # The reference's names.
@@ -63,22 +69,29 @@ __all__ = [
     "PyObjectWriter",
     "PyWriterOptions",
     "S3dlioError",
+    "StaleUpload",
     "StorageError",
     "TimedOutError",
     "UnsupportedError",
     "WriterOptions",
     "WriterStats",
     "__version__",
+    "abort_stale_uploads",
+    "configure_s3",
     "crc32c",
     "crc32c_combine",
+    "create_bucket",
     "create_direct_filesystem_writer",
     "create_filesystem_writer",
+    "create_s3_writer",
     "delete",
+    "delete_bucket",
     "exists",
     "get",
     "get_range",
     "init_logging",
     "list",
+    "list_stale_uploads",
     "open_reader",
     "open_writer",
     "put",

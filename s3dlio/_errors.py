@@ -26,8 +26,15 @@ from typing import Any
 class S3dlioError(RuntimeError):
     """The base of all errors of s3dlio.
 
-    ``operation`` and ``uri`` tell what was tried on which object, ``errno`` the system's number if there is one.
+    ``operation`` and ``uri`` tell what was tried on which object, ``errno`` the system's number if there is one.  From
+    a server, ``status`` is that of HTTP, ``code`` and ``request_id`` are its own, and ``attempts`` says how often the
+    request was sent.
     """
+
+    status: int | None = None
+    code: str | None = None
+    request_id: str | None = None
+    attempts: int | None = None
 
     def __init__(
         self, message: str, *, operation: str | None = None, uri: str | None = None, errno: int | None = None
@@ -47,21 +54,30 @@ class S3dlioError(RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross process borders, for instance out of the workers of a data loader.
-        return _rebuild, (type(self), self.args[0], self.operation, self.uri, self.errno)
+        facts = {name: getattr(self, name) for name in ("status", "code", "request_id", "attempts")}
+        return _rebuild, (type(self), self.args[0], self.operation, self.uri, self.errno, facts)
 
 
 def copy_of(error: S3dlioError) -> S3dlioError:
     """The same error without its traceback, which holds on to the frames it went through and what lies in them."""
-    kind, arguments = error.__reduce__()
-    copy: S3dlioError = kind(*arguments)
+    rebuild, arguments = error.__reduce__()
+    copy: S3dlioError = rebuild(*arguments)
     copy.__cause__ = error.__cause__
     return copy
 
 
 def _rebuild(
-    kind: type[S3dlioError], message: str, operation: str | None, uri: str | None, errno: int | None
+    kind: type[S3dlioError],
+    message: str,
+    operation: str | None,
+    uri: str | None,
+    errno: int | None,
+    facts: dict[str, Any],
 ) -> S3dlioError:
-    return kind(message, operation=operation, uri=uri, errno=errno)
+    error = kind(message, operation=operation, uri=uri, errno=errno)
+    for name, value in facts.items():
+        setattr(error, name, value)
+    return error
 
 
 class InvalidInputError(S3dlioError, ValueError):

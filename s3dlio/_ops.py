@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError
@@ -11,7 +12,7 @@ from s3dlio._logging import logger
 from s3dlio._native import pointer
 from s3dlio._options import WriterOptions, whole_number, writer_options
 from s3dlio._reader import read_range
-from s3dlio._stores.base import ObjectStat
+from s3dlio._stores.base import ObjectStat, StaleUpload
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
 from s3dlio._writer import ObjectWriter
@@ -27,7 +28,7 @@ def create_filesystem_writer(uri: str, options: WriterOptions | None = None) -> 
     Missing folders are created with the file.  With compression the name gets ``.zst``, once.  Raises InvalidInputError
     for a URI that is not absolute or of another scheme, NotAnObjectError for a folder, both with the URI in the text.
     """
-    return ObjectWriter(_file_uri(uri, ("file",)), options or WriterOptions())
+    return ObjectWriter(_uri_of(uri, ("file",)), options or WriterOptions())
 
 
 def create_direct_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
@@ -36,11 +37,21 @@ def create_direct_filesystem_writer(uri: str, options: WriterOptions | None = No
 
     Otherwise as `create_filesystem_writer`.
     """
-    parsed = _file_uri(uri, ("file", "direct"))
+    parsed = _uri_of(uri, ("file", "direct"))
     return ObjectWriter(replace(parsed, scheme="direct"), options or WriterOptions())
 
 
-def _file_uri(uri: str, schemes: tuple[str, ...]) -> Uri:
+def create_s3_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Begins an object at ``s3://bucket/key``: a multipart upload, or one PUT for what fits into a part.
+
+    How S3 is reached is said by `configure_s3` and the environment.  ``buffer_size`` is that of a part, at least 5 MiB;
+    ``None`` is 8 MiB.  With compression the key gets ``.zst``, once.  Raises InvalidInputError for a URI of another
+    scheme or without a bucket or key.
+    """
+    return ObjectWriter(_uri_of(uri, ("s3",)), options or WriterOptions())
+
+
+def _uri_of(uri: str, schemes: tuple[str, ...]) -> Uri:
     parsed = parse_uri(uri)
     if parsed.scheme not in schemes:
         raise InvalidInputError(f"{uri!r} is no {' or '.join(schemes)} URI", operation="open", uri=uri)
@@ -128,3 +139,39 @@ def delete(uri: str, recursive: bool = False) -> None:
     """
     parsed = parse_uri(uri)
     store_for(parsed).delete(parsed, recursive)
+
+
+def create_bucket(uri: str) -> None:
+    """Creates the bucket ``s3://bucket``; one that is yours already is no error.
+
+    Other stores raise UnsupportedError: a folder of files is created with its first file.
+    """
+    parsed = parse_uri(uri)
+    store_for(parsed).create_bucket(parsed)
+
+
+def delete_bucket(uri: str) -> None:
+    """Deletes the bucket ``s3://bucket``, which must be empty: else StorageError, and nothing is deleted."""
+    parsed = parse_uri(uri)
+    store_for(parsed).delete_bucket(parsed)
+
+
+def list_stale_uploads(uri: str) -> list[StaleUpload]:
+    """Returns the multipart uploads below ``s3://bucket/prefix`` that were neither completed nor aborted, those still
+    under way among them.  A killed process leaves one for each of its writers; their parts are paid for."""
+    parsed = parse_uri(uri)
+    return [*store_for(parsed).stale_uploads(parsed)]
+
+
+def abort_stale_uploads(uri: str, older_than: timedelta | float) -> list[StaleUpload]:
+    """Aborts the uploads below ``s3://bucket/prefix`` that were begun longer ago than ``older_than``, a timedelta or
+    seconds, and returns them.  What is younger may still be under way."""
+    age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
+    if age < timedelta(0):
+        raise InvalidInputError(f"older_than must not be negative, and is {older_than}", uri=uri)
+    store = store_for(parse_uri(uri))
+    before = datetime.now(UTC) - age
+    doomed = [upload for upload in list_stale_uploads(uri) if upload.begun <= before]
+    for upload in doomed:
+        store.abort_upload(upload)
+    return doomed

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import harness
 import pytest
+import servers
 from hypothesis import settings
+
+import s3dlio
 
 # How long an example takes says nothing on a busy machine.
 settings.register_profile("s3dlio", deadline=None)
@@ -70,6 +73,40 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture(scope="session")
+def _seaweed() -> Iterator[servers.Server]:
+    server = servers.start_seaweed()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def _moto() -> Iterator[servers.Server]:
+    server = servers.start_moto()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(_seaweed: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``s3://bucket`` of a real S3 server that checks signatures and checksums."""
+    yield from _bucket(_seaweed, monkeypatch)
+
+
+@pytest.fixture
+def moto(_moto: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The same of a second implementation, which checks neither."""
+    yield from _bucket(_moto, monkeypatch)
+
+
+def _bucket(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name, value in servers.environment(server.url).items():
+        monkeypatch.setenv(name, value)
+    s3dlio.create_bucket("s3://tests")
+    yield "s3://tests"
+    servers.disconnect()
+
+
 FIGURES = pytest.StashKey[list[str]]()
 
 
@@ -103,4 +140,5 @@ def _descriptors() -> dict[int, str]:
             found[int(entry.name)] = os.readlink(entry)
         except OSError:
             continue
-    return {number: name for number, name in found.items() if "/proc/" not in name}
+    # The second is what the TLS library of awscrt opens once and for all.
+    return {number: name for number, name in found.items() if "/proc/" not in name and name != "/dev/urandom"}

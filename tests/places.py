@@ -13,6 +13,9 @@ class Place:
     base: str
     engine: str | None
     leftovers: Callable[[], list[str]]
+    # On another machine: a reader does not keep the version it opened, its next read fails; a writer that another one
+    # overtakes may see that; and blocks are 5 MiB at least.
+    is_remote: bool = False
 
     def uri(self, name: str) -> str:
         return f"{self.base}/{name}"

@@ -7,9 +7,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-from s3dlio._errors import TimedOutError
+from s3dlio._errors import TimedOutError, UnsupportedError
 from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, pointer, raise_status
 
 if TYPE_CHECKING:
@@ -112,6 +113,34 @@ class Store(ABC):
     @abstractmethod
     def delete(self, uri: Uri, recursive: bool) -> None: ...
 
+    # What only stores with buckets have.
+
+    def create_bucket(self, uri: Uri) -> None:
+        raise self._no_buckets("create bucket", uri)
+
+    def delete_bucket(self, uri: Uri) -> None:
+        raise self._no_buckets("delete bucket", uri)
+
+    def stale_uploads(self, uri: Uri) -> Iterator[StaleUpload]:
+        raise self._no_buckets("list stale uploads", uri)
+
+    def abort_upload(self, upload: StaleUpload) -> None:
+        raise NotImplementedError
+
+    def _no_buckets(self, operation: str, uri: Uri) -> UnsupportedError:
+        text = f"{operation} {uri}: only s3 has that"
+        return UnsupportedError(text, operation=operation, uri=str(uri))
+
+
+@dataclass(frozen=True)
+class StaleUpload:
+    """An upload that was begun and neither completed nor aborted: its parts take up space, and no object shows it.
+    ``begun`` is when, in UTC."""
+
+    uri: str
+    upload_id: str
+    begun: datetime
+
 
 @dataclass(frozen=True)
 class Block:
@@ -140,9 +169,16 @@ class Sink(Protocol):
 
 
 class StagedStream:
-    """A `Stream` for stores that take blocks: the library's stage fills them, a `Sink` stores them."""
+    """A `Stream` for stores that take blocks: the library's stage fills them, a `Sink` stores them.
 
-    def __init__(self, sink: Sink, uri: Uri, options: WriterOptions) -> None:
+    ``size_of`` says how large the block of a number, from 0 on, is to be, where they must grow: the stream goes on with
+    another size when all earlier blocks are released.
+    """
+
+    def __init__(
+        self, sink: Sink, uri: Uri, options: WriterOptions, size_of: Callable[[int], int] | None = None
+    ) -> None:
+        self._size_of = size_of
         self._sink = sink
         self._uri = str(uri)
         self._timeout = options.timeout
@@ -155,6 +191,7 @@ class StagedStream:
             o.zstd_level = options.level
             o.zstd_workers = -1 if options.threads is None else options.threads
         self._block_size = o.block_nbytes or 4 << 20
+        self._nblocks = o.nblocks or 9
         self._handle = new_handle("s3dlio_stage")
         check(lib.s3dlio_stage_new(self._handle, o), "open", self._uri)
         self._stage = self._handle[0]
@@ -222,20 +259,40 @@ class StagedStream:
         while (status := step()) != 0:
             now = time.monotonic()
             if status == 1:
-                self._sink.put(self._take())
+                block = self._take()
+                self._sink.put(block)
+                if self._size_of is not None and self._size_of(block.index + 1) != self._block_size:
+                    self._resize(self._size_of(block.index + 1), operation)
                 progress = time.monotonic()
             elif status == -errno.EAGAIN:
                 self._waited += SLICE_MS / 1000
                 if now - progress > self._timeout:
-                    raise TimedOutError(
-                        f"{operation} {self._uri}: no block was stored for {self._timeout:g} s",
-                        operation=operation,
-                        uri=self._uri,
-                    )
+                    raise self._no_progress(operation)
             elif self._failure is not None:
                 raise self._failure
             else:
                 raise_status(status, operation, self._uri)
+
+    def _resize(self, block_size: int, operation: str) -> None:
+        """Goes on with blocks of this size, in about as much memory as before, but at least three of them."""
+        nblocks = max(3, self._nblocks * self._block_size // block_size)
+        nblocks = min(nblocks, self._nblocks)
+
+        began = time.monotonic()
+        # Its blocks come back one by one, or one of them fails.
+        while (status := lib.s3dlio_stage_resize(self._stage, block_size, nblocks)) == -errno.EBUSY:
+            if time.monotonic() - began > self._timeout:
+                raise self._no_progress(operation)
+            time.sleep(0.002)
+        self._waited += time.monotonic() - began
+        if self._failure is not None:
+            raise self._failure
+        check(status, operation, self._uri)
+        self._block_size, self._nblocks = block_size, nblocks
+
+    def _no_progress(self, operation: str) -> TimedOutError:
+        text = f"{operation} {self._uri}: no block was stored for {self._timeout:g} s"
+        return TimedOutError(text, operation=operation, uri=self._uri)
 
     def _take(self) -> Block:
         block = ffi.new("struct s3dlio_block *")

@@ -35,6 +35,10 @@ def _make(scheme: str) -> Store | None:
         from s3dlio._stores.memory import MemoryStore
 
         return MemoryStore()
+    if scheme == "s3":
+        from s3dlio._stores.s3 import S3Store
+
+        return S3Store()
     return None
 
 
@@ -48,6 +52,6 @@ def store_for(uri: Uri) -> Store:
                 _stores[uri.scheme] = store
     if store is None:
         raise InvalidInputError(
-            f"{str(uri)!r} has the scheme {uri.scheme!r}; known are file, direct and memory", uri=str(uri)
+            f"{str(uri)!r} has the scheme {uri.scheme!r}; known are file, direct, memory and s3", uri=str(uri)
         )
     return store

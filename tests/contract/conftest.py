@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from places import Place
 
+import s3dlio
+
 STORES = {
     "file": ("file", None),
     "direct": ("direct", None),
@@ -15,6 +17,8 @@ STORES = {
     "file-uring": ("file", "uring"),
     "direct-uring": ("direct", "uring"),
     "memory": ("memory", None),
+    "s3": ("s3", None),
+    "s3-moto": ("s3", "moto"),
 }
 
 
@@ -24,6 +28,10 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
     if scheme == "memory":
         base = f"memory://{request.node.name.replace('/', '-')}"
         return Place(base, None, list)
+    if scheme == "s3":
+        bucket = request.getfixturevalue("moto" if engine == "moto" else "s3")
+        base = f"{bucket}/{request.node.name.replace('/', '-')}"
+        return Place(base, None, lambda: [each.uri for each in s3dlio.list_stale_uploads(base)], is_remote=True)
     if engine:
         monkeypatch.setenv("S3DLIO_IO_ENGINE", engine)
     folder: Path = request.getfixturevalue("disk_path")

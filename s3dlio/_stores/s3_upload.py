@@ -1,0 +1,280 @@
+"""Objects on their way into S3: one PUT for what fits into a part, else a multipart upload.
+
+Each part is a full block of the stage, sent by us with its CRC32C; the object's is combined from them and sent at
+completion, where the server compares both (Amazon S3 User Guide, "Checking object integrity").
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from s3dlio import _errors
+from s3dlio._logging import logger
+from s3dlio._stores import s3_xml
+from s3dlio._stores.base import Block
+from s3dlio._stores.s3_client import Answer, Call, Connection, Request
+
+if TYPE_CHECKING:
+    from s3dlio._uri import Uri
+
+# "Amazon S3 multipart upload limits" in the User Guide.
+MIN_PART = 5 << 20
+MAX_PARTS = 10_000
+
+
+# "Amazon S3 limits": an object of 5 TiB, a part of 5 GiB.
+MAX_OBJECT = 5 << 40
+MAX_PART = 5 << 30
+# After so many parts they are twice as large: so the largest object fits, and one of 5 GB still has small parts.
+PARTS_OF_A_SIZE = 960
+
+
+def part_size(number: int, first: int) -> int:
+    """How large part ``number``, from 1 on, of an object is whose first part has ``first`` bytes."""
+    return min(first << min((number - 1) // PARTS_OF_A_SIZE, 32), MAX_PART)
+
+
+def base64_crc(crc: int) -> str:
+    """A CRC32C as S3 writes it: big-endian, in base64."""
+    return base64.b64encode(crc.to_bytes(4, "big")).decode()
+
+
+def _checksum_headers(connection: Connection, crc: int) -> list[tuple[str, str]]:
+    return [("x-amz-checksum-crc32c", base64_crc(crc))] if connection.settings.checksums else []
+
+
+def put_whole(connection: Connection, uri: Uri, data: memoryview, crc: int) -> None:
+    """Stores a whole object in one request."""
+    headers = _checksum_headers(connection, crc)
+    answer = connection.ask(Call("PutObject", "PUT", uri.container, uri.key, headers=headers, data=data))
+    if not answer.headers.get("etag"):
+        raise _errors.StorageError(
+            f"put {uri}: the store's answer has no ETag, so nothing may be stored", operation="put", uri=str(uri)
+        )
+
+
+def abort_call(uri: Uri, upload: str) -> Call:
+    return Call("AbortMultipartUpload", "DELETE", uri.container, uri.key, f"uploadId={quote(upload, safe='')}")
+
+
+class S3Sink:
+    """Where the blocks of a stream go.  The first is held back: a stream that is no longer is one PUT."""
+
+    name = "s3"
+
+    def __init__(self, connection: Connection, uri: Uri) -> None:
+        self._connection = connection
+        self._uri = uri
+        self._first: Block | None = None
+        self._upload: str | None = None
+        self._parts: list[s3_xml.Part] = []
+        self._under_way: dict[int, Request | None] = {}
+        self._changed = threading.Condition()
+        self._failure: Exception | None = None
+        self._ended = False
+        self._pid = os.getpid()
+        # For the stream: what a part met, from another thread.
+        self.on_failure: Callable[[BaseException], None] = lambda error: None
+        _open_sinks.add(self)
+
+    def put(self, block: Block) -> None:
+        if block.index == 0:
+            self._first = block
+            return
+        if self._upload is None:
+            self._upload = self._create()
+            first, self._first = self._first, None
+            assert first is not None
+            self._send(first)
+        self._send(block)
+
+    def commit(self, size: int, crc32c: int) -> None:
+        if self._upload is None:
+            self._put_whole(size, crc32c)
+        else:
+            self._wait_for_parts()
+            self._complete(size, crc32c)
+        self._ended = True
+        _open_sinks.discard(self)
+
+    def abort(self) -> None:
+        if self._ended or self._pid != os.getpid():
+            return
+        self._ended = True
+        _open_sinks.discard(self)
+        for request in list(self._under_way.values()):
+            if request is not None:
+                request.cancel()
+        if self._upload is not None:
+            self._drop_upload()
+
+    def _create(self) -> str:
+        headers = []
+        if self._connection.settings.checksums:
+            headers = [("x-amz-checksum-algorithm", "CRC32C"), ("x-amz-checksum-type", "FULL_OBJECT")]
+        answer = self._connection.ask(
+            Call("CreateMultipartUpload", "POST", self._uri.container, self._uri.key, "uploads=", headers)
+        )
+        try:
+            return s3_xml.text(s3_xml.parse(answer.body, "InitiateMultipartUploadResult"), "UploadId")
+        except s3_xml.MalformedAnswerError as error:
+            raise self._error(f"the upload was not begun: {error}") from error
+
+    def _send(self, block: Block) -> None:
+        """Begins to store a part.  The stage lends so many blocks as may be under way."""
+        number = block.index + 1
+        if number > MAX_PARTS:
+            raise self._error(f"more than {MAX_PARTS} parts of {len(block.data)} bytes; a larger buffer_size is needed")
+
+        def done(result: Answer | Exception) -> None:
+            self._part_done(block, number, result)
+
+        call = Call(
+            "UploadPart",
+            "PUT",
+            self._uri.container,
+            self._uri.key,
+            f"partNumber={number}&uploadId={quote(self._upload or '', safe='')}",
+            _checksum_headers(self._connection, block.crc32c),
+            block.data,
+        )
+        with self._changed:
+            self._under_way[number] = None
+            request = self._connection.begin(call, done)
+            if number in self._under_way:  # else it has failed at once
+                self._under_way[number] = request
+
+    def _part_done(self, block: Block, number: int, result: Answer | Exception) -> None:
+        failure = result if isinstance(result, Exception) else None
+        if isinstance(result, Answer):
+            etag = result.headers.get("etag")
+            if not etag:
+                failure = self._error(f"part {number} was answered without an ETag")
+            else:
+                crc = base64_crc(block.crc32c) if self._connection.settings.checksums else None
+                self._parts.append(s3_xml.Part(number, etag, crc))
+        if not self._ended:
+            block.release()
+        with self._changed:
+            self._under_way.pop(number, None)
+            if failure is not None and self._failure is None:
+                self._failure = failure
+            self._changed.notify()
+        if failure is not None and not self._ended:
+            self.on_failure(failure)
+
+    def _wait_for_parts(self) -> None:
+        with self._changed:
+            while self._under_way and self._failure is None:
+                self._changed.wait(0.5)
+        if self._failure is not None:
+            raise self._failure
+
+    def _put_whole(self, size: int, crc32c: int) -> None:
+        data = self._first.data if self._first is not None else memoryview(b"")
+        put_whole(self._connection, self._uri, data, crc32c)
+        self._verify(size, crc32c)
+
+    def _complete(self, size: int, crc32c: int) -> None:
+        self._parts.sort(key=lambda part: part.number)
+        headers = [("x-amz-mp-object-size", str(size))]
+        if self._connection.settings.checksums:
+            headers += [("x-amz-checksum-crc32c", base64_crc(crc32c)), ("x-amz-checksum-type", "FULL_OBJECT")]
+        call = Call(
+            "CompleteMultipartUpload",
+            "POST",
+            self._uri.container,
+            self._uri.key,
+            f"uploadId={quote(self._upload or '', safe='')}",
+            headers,
+            s3_xml.complete_request(self._parts),
+        )
+        try:
+            answer = self._connection.ask(call)
+        except _errors.S3dlioError as error:
+            # The acknowledgement may have been lost on the way, and the repetition met an upload that is done.
+            if not (error.code == "NoSuchUpload" or error.status is None or error.status >= 500):
+                raise
+            if not self._is_stored(size, crc32c):
+                raise
+            logger.debug("%s; but the object is stored", error)
+            return
+        try:
+            s3_xml.text(s3_xml.parse(answer.body, "CompleteMultipartUploadResult"), "ETag")
+        except s3_xml.MalformedAnswerError as error:
+            if not self._is_stored(size, crc32c):
+                raise self._error(f"the upload was not completed: {error}") from error
+            return
+        self._verify(size, crc32c)
+
+    def _head(self) -> Answer:
+        return self._connection.ask(
+            Call(
+                "HeadObject",
+                "HEAD",
+                self._uri.container,
+                self._uri.key,
+                headers=[("x-amz-checksum-mode", "ENABLED")],
+            )
+        )
+
+    def _is_stored(self, size: int, crc32c: int) -> bool:
+        """Whether what stands under the name now can be told to be this object."""
+        try:
+            answer = self._head()
+        except _errors.NotFoundError:
+            return False
+        stored = answer.headers.get("x-amz-checksum-crc32c")
+        return answer.headers.get("content-length") == str(size) and stored == base64_crc(crc32c)
+
+    def _verify(self, size: int, crc32c: int) -> None:
+        verify = self._connection.settings.verify
+        if verify == "none":
+            return
+        answer = self._head()
+        found = answer.headers.get("content-length")
+        stored = answer.headers.get("x-amz-checksum-crc32c", "")
+        # A checksum of another kind tells nothing: that of a multipart upload by parts ends in their number.
+        is_wrong = verify == "checksum" and stored and "-" not in stored and stored != base64_crc(crc32c)
+        if found != str(size) or is_wrong:
+            text = (
+                f"finalize {self._uri}: {found} bytes with the checksum {stored or 'unknown'} stand there, and {size} "
+                f"with {base64_crc(crc32c)} were sent: they are lost, or another writer has replaced them"
+            )
+            raise _errors.CorruptDataError(text, operation="finalize", uri=str(self._uri))
+
+    def _drop_upload(self) -> None:
+        """Gives back what the server keeps of the parts.  Never raises; `list_stale_uploads` shows what is left."""
+
+        def done(result: Answer | Exception) -> None:
+            if isinstance(result, Exception) and not isinstance(result, _errors.NotFoundError):
+                logger.warning("%s: an unfinished upload is left in the store", result)
+
+        request = self._connection.begin(abort_call(self._uri, self._upload or ""), done)
+        # The garbage collector may have come here on a thread of awscrt, which the answer needs.
+        if not isinstance(threading.current_thread(), threading._DummyThread):
+            with suppress(_errors.S3dlioError):
+                request.wait()
+
+    def _error(self, what: str) -> _errors.StorageError:
+        return _errors.StorageError(f"finalize {self._uri}: {what}", operation="finalize", uri=str(self._uri))
+
+
+_open_sinks: weakref.WeakSet[S3Sink] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """The interpreter ends: what is unfinished is dropped, while the connections still work."""
+    for sink in list(_open_sinks):
+        sink.abort()
+
+
+atexit.register(_at_exit)

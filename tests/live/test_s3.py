@@ -1,0 +1,245 @@
+"""S3 beyond the contract of all stores, on a real server."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+import servers
+
+import s3dlio
+from s3dlio._stores import s3_upload
+
+MIB = 1 << 20
+PART = 5 * MIB
+
+ODD_KEYS = [
+    "a b",
+    "a+b",
+    "a%b",
+    "a%20b",
+    "a#b?c=d&e",
+    "grüße/世界/🎈",
+    "x" * 200 + "/" + "y" * 255,
+    "quote\"'<>&;",
+    "a=b:c,d$e@f!(g)*~",
+    "tab\tand more",
+]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS, ids=range(len(ODD_KEYS)))
+def test_odd_key_is_written_listed_and_read_back(s3: str, key: str) -> None:
+    base = f"{s3}/odd"
+    uri = f"{base}/{key}"
+    s3dlio.delete(base, recursive=True)
+    s3dlio.put(uri, b"small")
+    assert s3dlio.get(uri) == b"small"
+    assert s3dlio.list(base) == [uri]
+    with s3dlio.open_writer(uri, buffer_size=PART) as writer:
+        writer.write_chunk(bytes(PART) + b"!")
+    assert s3dlio.stat(uri)["size"] == PART + 1
+    s3dlio.delete(uri)
+    assert s3dlio.list(base) == []
+
+
+@pytest.mark.parametrize("key", ["x" * 1024, "/leading", "a//b", "a/../b", "./c"])
+def test_key_that_is_no_path_is_written_listed_and_read_back(moto: str, key: str) -> None:
+    s3dlio.put(f"{moto}/{key}", b"small")
+    assert s3dlio.get(f"{moto}/{key}") == b"small"
+    assert f"{moto}/{key}" in s3dlio.list(moto)
+    s3dlio.delete(f"{moto}/{key}")
+    assert not s3dlio.exists(f"{moto}/{key}")
+
+
+def test_parts_grow_so_that_their_number_suffices(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_upload, "PARTS_OF_A_SIZE", 2)
+    monkeypatch.setattr(s3_upload, "MAX_PARTS", 6)
+    data = random.Random(1).randbytes(10 * PART)
+    uri = f"{s3}/grow/a"
+    with s3dlio.open_writer(uri, buffer_size=PART, in_flight=3) as writer:
+        writer.write_chunk(data[: PART + 5])
+        writer.write_chunk(data[PART + 5 :])
+    assert writer.stats().blocks == 5  # of 5, 5, 10, 10, and 20 MiB
+    assert s3dlio.get(uri) == data
+    writer = s3dlio.open_writer(uri, buffer_size=PART)
+    with pytest.raises(s3dlio.StorageError, match="more than 6 parts"), writer:
+        for _ in range(16):
+            writer.write_chunk(data[:PART])
+    assert s3dlio.get(uri) == data
+    assert s3dlio.list_stale_uploads(f"{s3}/grow/") == []
+
+
+@pytest.mark.parametrize("size", [0, 1, PART - 1, PART, PART + 1, 3 * PART + 1])
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_stream_of_any_number_of_parts_is_stored_whole(s3: str, size: int, compression: str | None) -> None:
+    data = random.Random(size).randbytes(size)
+    uri = f"{s3}/parts/{size}"
+    with s3dlio.create_s3_writer(
+        uri, s3dlio.WriterOptions(compression=compression, buffer_size=PART, in_flight=2)
+    ) as writer:
+        for start in range(0, size, 1_000_003):
+            writer.write_chunk(data[start : start + 1_000_003])
+    with s3dlio.open_reader(writer.uri, decompress=compression is not None) as reader:
+        assert reader.read() == data
+    assert writer.checksum() == f"crc32c:{s3dlio.crc32c(data):08x}"
+    assert s3dlio.stat(writer.uri)["size"] == writer.compressed_bytes()
+    assert s3dlio.list_stale_uploads(f"{s3}/parts/") == []
+
+
+def test_unfinished_stream_leaves_neither_object_nor_parts(s3: str) -> None:
+    uri = f"{s3}/unfinished/a"
+    s3dlio.put(uri, b"before")
+    for how in ("abort", "exception", "drop"):
+        writer = s3dlio.create_s3_writer(uri, s3dlio.WriterOptions(buffer_size=PART))
+        writer.write_chunk(bytes(3 * PART))
+        assert len(s3dlio.list_stale_uploads(uri)) == 1
+        if how == "abort":
+            writer.abort()
+        elif how == "exception":
+            with pytest.raises(ZeroDivisionError), writer:
+                raise ZeroDivisionError
+        else:
+            with pytest.warns(ResourceWarning, match="dropped unfinished"):
+                del writer
+        assert s3dlio.list_stale_uploads(uri) == []
+        assert s3dlio.get(uri) == b"before"
+
+
+def test_stream_is_aborted_when_the_interpreter_exits(
+    s3: str, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    code = """
+import sys, s3dlio
+writer = s3dlio.open_writer(sys.argv[1], buffer_size=5 << 20)
+writer.write_chunk(bytes(11 << 20))
+assert len(s3dlio.list_stale_uploads(sys.argv[1])) == 1
+sys.exit(7)
+"""
+    done = run_python(code, f"{s3}/exit/a", check=False)
+    assert done.returncode == 7, done.stderr
+    assert s3dlio.list_stale_uploads(f"{s3}/exit/") == []
+    assert not s3dlio.exists(f"{s3}/exit/a")
+
+
+def test_stale_uploads_are_listed_and_aborted(
+    s3: str, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    code = """
+import os, sys, s3dlio
+writer = s3dlio.open_writer(sys.argv[1], buffer_size=5 << 20)
+writer.write_chunk(bytes(11 << 20))
+os._exit(0)
+"""
+    run_python(code, f"{s3}/stale/a b")
+    (upload,) = s3dlio.list_stale_uploads(f"{s3}/stale/")
+    assert upload.uri == f"{s3}/stale/a b"
+    assert s3dlio.abort_stale_uploads(f"{s3}/stale/", older_than=3600) == []
+    assert s3dlio.abort_stale_uploads(f"{s3}/stale/", older_than=0) == [upload]
+    assert s3dlio.list_stale_uploads(f"{s3}/stale/") == []
+
+
+def test_bucket_with_objects_is_not_deleted(s3: str) -> None:
+    s3dlio.create_bucket("s3://second")
+    s3dlio.put("s3://second/a", b"x")
+    with pytest.raises(s3dlio.StorageError, match="not empty"):
+        s3dlio.delete_bucket("s3://second")
+    assert s3dlio.get("s3://second/a") == b"x"
+    s3dlio.delete("s3://second/a")
+    s3dlio.delete_bucket("s3://second")
+    with pytest.raises(s3dlio.NotFoundError, match="NoSuchBucket"):
+        s3dlio.list("s3://second")
+
+
+def test_long_list_comes_page_by_page(s3: str) -> None:
+    base = f"{s3}/long"
+    expected = [f"{base}/{number:05}" for number in range(2345)]
+    s3dlio.put_many((uri, b"") for uri in expected)
+    assert s3dlio.list(base) == expected
+    s3dlio.delete(base, recursive=True)
+    assert s3dlio.list(base) == []
+
+
+def test_error_tells_what_the_server_said(s3: str) -> None:
+    with pytest.raises(s3dlio.NotFoundError) as caught:
+        s3dlio.list("s3://no-such-bucket/a")
+    assert caught.value.status == 404
+    assert caught.value.code == "NoSuchBucket"
+    assert caught.value.request_id
+    assert caught.value.attempts == 1
+    assert "s3://no-such-bucket/" in str(caught.value)
+
+
+def test_wrong_credentials_are_refused_and_not_shown(s3: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(1)
+    for settings in (
+        {"access_key_id": servers.ACCESS_KEY, "secret_access_key": "wrong-secret", "session_token": None},
+        {"access_key_id": "AKIANOBODY", "secret_access_key": "wrong-secret"},
+    ):
+        s3dlio.configure_s3(**settings)
+        with pytest.raises(s3dlio.PermissionDeniedError) as caught:
+            s3dlio.get(f"{s3}/secret")
+        seen = caplog.text + str(caught.value) + repr(caught.value) + repr(caught.value.__cause__)
+        assert "wrong-secret" not in seen
+        assert servers.SECRET_KEY not in seen
+
+
+def test_credentials_may_come_from_a_function(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def credentials() -> tuple[str, str, None]:
+        calls.append(1)
+        return servers.ACCESS_KEY, servers.SECRET_KEY, None
+
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    s3dlio.configure_s3(credentials=credentials)
+    s3dlio.put(f"{s3}/delegated", b"x")
+    assert s3dlio.get(f"{s3}/delegated") == b"x"
+    assert calls
+
+
+def test_missing_credentials_say_so(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    began = time.monotonic()
+    with pytest.raises(s3dlio.PermissionDeniedError, match="no credentials"):
+        s3dlio.get(f"{s3}/a")
+    assert time.monotonic() - began < 2  # the metadata service is not asked
+
+
+def test_nobody_there_is_an_error_in_bounded_time(s3: str) -> None:
+    (port,) = servers.free_ports(1)
+    s3dlio.configure_s3(endpoint_url=f"http://127.0.0.1:{port}", retries=2, backoff=0.05)
+    with pytest.raises(s3dlio.StorageError, match="tried 3 times") as caught:
+        s3dlio.get(f"{s3}/a")
+    assert caught.value.attempts == 3
+
+
+def test_client_is_made_anew_after_a_fork(s3: str) -> None:
+    s3dlio.put(f"{s3}/forked", b"from the parent")
+    pids = []
+    for number in range(4):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                good = s3dlio.get(f"{s3}/forked") == b"from the parent"
+                s3dlio.put(f"{s3}/forked-{number}", str(number).encode())
+                os._exit(0 if good else 1)
+            finally:
+                os._exit(2)
+        pids.append(pid)
+    assert s3dlio.get(f"{s3}/forked") == b"from the parent"
+    deadline = time.monotonic() + 60
+    for pid in pids:
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                break
+            assert time.monotonic() < deadline, "a child hangs"
+            time.sleep(0.02)
+        assert os.waitstatus_to_exitcode(status) == 0
+    assert [s3dlio.get(f"{s3}/forked-{number}") for number in range(4)] == [b"0", b"1", b"2", b"3"]

@@ -1,0 +1,145 @@
+"""Real servers on free loopback ports, started for the tests and stopped by their own process id."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import harness
+
+import s3dlio
+from s3dlio._stores.s3_settings import S3Settings
+
+ACCESS_KEY, SECRET_KEY = "AKIATESTSOFS3DLIO", "the+secret/key-of-the-tests"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@dataclass
+class Server:
+    """A process that listens on ``url``."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    folder: tempfile.TemporaryDirectory[str]
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)  # nothing of it is kept
+        self.process.wait(20)
+        self.folder.cleanup()
+
+
+def _start(command: list[str], url: str, folder: tempfile.TemporaryDirectory[str]) -> Server:
+    log = Path(folder.name) / "log"
+    # Not to outlive the tests, however these end.
+    command = ["setpriv", "--pdeathsig", "KILL", *command]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    server = Server(url, process, folder)
+    deadline = time.monotonic() + 60
+    while not _answers(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            text = log.read_text(errors="replace")[-2000:]
+            server.stop()
+            harness.cannot(f"{command[0]} did not come up: {text}")
+        time.sleep(0.1)
+    return server
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code < 500
+    except OSError:
+        return False
+
+
+def _program(name: str) -> str:
+    found = Path(sys.executable).with_name(name)
+    if not found.exists():
+        harness.cannot(f"not installed: {name}")
+    return str(found)
+
+
+def start_seaweed() -> Server:
+    """SeaweedFS with its S3 gateway, which refuses wrong checksums and requests that are not signed."""
+    program = _program("weed")
+    folder = tempfile.TemporaryDirectory(prefix="s3dlio-weed-")
+    data = Path(folder.name) / "data"
+    data.mkdir()
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    config = Path(folder.name) / "s3.json"
+    config.write_text(json.dumps({"identities": [identity]}))
+    # Each has a second port, for gRPC, which is otherwise 10,000 above the first.
+    names = ("master", "volume", "filer", "s3")
+    ports = free_ports(2 * len(names))
+    command = [program, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
+    for name, port, grpc in zip(names, ports[::2], ports[1::2], strict=True):
+        command += [f"-{name}.port={port}", f"-{name}.port.grpc={grpc}"]
+    command += [f"-s3.config={config}", "-master.volumeSizeLimitMB=1024", "-volume.max=100"]
+    return _start(command, f"http://127.0.0.1:{ports[6]}", folder)
+
+
+def start_moto() -> Server:
+    """moto's server, a second implementation; it takes any checksum and any signature."""
+    program = _program("moto_server")
+    (port,) = free_ports(1)
+    folder = tempfile.TemporaryDirectory(prefix="s3dlio-moto-")
+    return _start([program, "-H", "127.0.0.1", "-p", str(port)], f"http://127.0.0.1:{port}", folder)
+
+
+def environment(url: str) -> dict[str, str]:
+    """What a program needs to reach the server, and nothing else, whoever runs the tests."""
+    return {
+        "AWS_ENDPOINT_URL_S3": url,
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_SESSION_TOKEN": "",
+        "AWS_REGION": "us-east-1",
+        "AWS_PROFILE": "",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "",
+    }
+
+
+def disconnect() -> None:
+    """Lets all connections to S3 go, and waits for their threads and descriptors."""
+    import awscrt.common
+
+    from s3dlio._stores import s3_client
+
+    s3dlio.configure_s3(**dict.fromkeys(field.name for field in dataclasses.fields(S3Settings)))
+    s3_client.close_all()
+    gc.collect()
+    assert awscrt.common.join_all_native_threads(timeout_sec=20.0)
