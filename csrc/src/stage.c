@@ -79,7 +79,7 @@ s3dlio_stage_pool(const struct s3dlio_stage *stage)
     return stage->pool;
 }
 
-/* Checksums what the encoder has put into the current block, up to 'fill'. */
+/* Checksums what was put into the current block, up to 'fill'. */
 static void
 stored(struct s3dlio_stage *stage, size_t fill)
 {
@@ -242,6 +242,49 @@ s3dlio_stage_append(struct s3dlio_stage *stage, const void *data, size_t nbytes)
         appended = 1;
     }
     return leave(stage, appended);
+}
+
+static int
+stage_reserve(struct s3dlio_stage *stage, int wait_ms, void **data_ret, size_t *nbytes_ret)
+{
+    int status;
+
+    if (stage->ended)
+        return S3DLIO_E_CLOSED;
+    if (stage->full)
+        return 1;
+    status = need_block(stage, wait_ms);
+    if (status)
+        return status;
+    *data_ret = stage->block + stage->fill;
+    *nbytes_ret = stage->block_nbytes - stage->fill;
+    return 0;
+}
+
+int
+s3dlio_stage_reserve(struct s3dlio_stage *stage, int wait_ms, void **data_ret, size_t *nbytes_ret)
+{
+    int status = stage->encoder ? -EINVAL : enter(stage);
+
+    return status ? status : leave(stage, stage_reserve(stage, wait_ms, data_ret, nbytes_ret));
+}
+
+int
+s3dlio_stage_commit(struct s3dlio_stage *stage, size_t nbytes)
+{
+    int status = enter(stage);
+
+    if (status)
+        return status;
+    if (!stage->block || stage->full || stage->encoder ||
+        nbytes > stage->block_nbytes - stage->fill) {
+        s3dlio_handle_leave(&stage->handle);
+        return -EINVAL;
+    }
+    stored(stage, stage->fill + nbytes);
+    stage->raw_nbytes += nbytes;
+    stage->full = stage->fill == stage->block_nbytes;
+    return leave(stage, stage->full);
 }
 
 int

@@ -228,6 +228,67 @@ stream_goes_on_in_blocks_of_another_size(void)
 }
 
 static void
+bytes_may_be_made_in_the_block_itself(void)
+{
+    struct s3dlio_stage *stage = new_stage(2, 0);
+    unsigned char *data = make_data(3 * BLOCK, 6);
+    struct output output = {.data = malloc(3 * BLOCK)};
+    size_t nbytes, at = 0;
+    void *room, *again;
+
+    CHECK_EQ(s3dlio_stage_commit(stage, 1), -EINVAL); /* nothing was reserved */
+    put(stage, data, 100, &output);
+    at = 100;
+    while (at < 2 * BLOCK + 50) {
+        size_t piece = 3000;
+        int status = s3dlio_stage_reserve(stage, 0, &room, &nbytes);
+
+        CHECK_EQ(status, 0);
+        CHECK_EQ(nbytes, BLOCK - at % BLOCK);
+        CHECK_EQ(s3dlio_stage_reserve(stage, 0, &again, &nbytes), 0);
+        CHECK(again == room);
+        CHECK_EQ(s3dlio_stage_commit(stage, nbytes + 1), -EINVAL);
+        if (piece > nbytes)
+            piece = nbytes;
+        memcpy(room, data + at, piece);
+        at += piece;
+        status = s3dlio_stage_commit(stage, piece);
+        CHECK_EQ(status, at % BLOCK == 0);
+        if (status == 1) {
+            CHECK_EQ(s3dlio_stage_reserve(stage, 0, &room, &nbytes), 1);
+            CHECK_EQ(s3dlio_stage_commit(stage, 0), -EINVAL);
+            take(stage, &output);
+        }
+    }
+    put(stage, data + at, 3 * BLOCK - at, &output);
+    end(stage, &output);
+    CHECK_EQ(s3dlio_stage_reserve(stage, 0, &room, &nbytes), S3DLIO_E_CLOSED);
+    CHECK(output.nbytes == 3 * BLOCK && memcmp(output.data, data, output.nbytes) == 0);
+    check_totals(stage, data, 3 * BLOCK, &output);
+    s3dlio_stage_free(stage);
+
+    stage = new_stage(2, 1);
+    CHECK_EQ(s3dlio_stage_reserve(stage, 0, &room, &nbytes), -EINVAL);
+    CHECK_EQ(s3dlio_stage_commit(stage, 0), -EINVAL);
+    s3dlio_stage_fail(stage, -EIO);
+    CHECK_EQ(s3dlio_stage_commit(stage, 0), -EIO);
+    s3dlio_stage_free(stage);
+
+    stage = new_stage(2, 0);
+    for (int i = 0; i < 2; i++) {
+        struct s3dlio_block block;
+
+        CHECK_EQ(s3dlio_stage_reserve(stage, 0, &room, &nbytes), 0);
+        CHECK_EQ(s3dlio_stage_commit(stage, nbytes), 1);
+        CHECK_EQ(s3dlio_stage_take(stage, &block), 0);
+    }
+    CHECK_EQ(s3dlio_stage_reserve(stage, 0, &room, &nbytes), -EAGAIN);
+    s3dlio_stage_free(stage);
+    free(output.data);
+    free(data);
+}
+
+static void
 append_takes_all_or_nothing(void)
 {
     struct s3dlio_stage *stage = new_stage(2, 0);
@@ -708,6 +769,7 @@ main(void)
     any_chunks_give_the_stream_in_numbered_blocks();
     totals_count_the_block_that_is_being_filled();
     stream_goes_on_in_blocks_of_another_size();
+    bytes_may_be_made_in_the_block_itself();
     append_takes_all_or_nothing();
     full_block_waits_to_be_taken();
     write_without_a_free_block_asks_to_come_again();

@@ -92,6 +92,22 @@ S3DLIO_API int
 s3dlio_stage_append(struct s3dlio_stage *stage, const void *data, size_t nbytes);
 
 /*
+ * s3dlio_stage_reserve() gives out the room that is left in the block at hand, for a caller that
+ * can produce its bytes there without a copy, and s3dlio_stage_commit() takes the first 'nbytes' of
+ * it into the stream.  Between them the memory is the caller's; what was not committed is given out
+ * again.  For streams that are not compressed.
+ *
+ * s3dlio_stage_reserve() returns 0 with '*data_ret' and '*nbytes_ret', at least 1; otherwise as
+ * s3dlio_stage_write(), and -EINVAL for a compressed stream.  s3dlio_stage_commit() returns 0 or 1
+ * as s3dlio_stage_write(), -EINVAL for more than there is room, or a failure.
+ */
+S3DLIO_API int
+s3dlio_stage_reserve(struct s3dlio_stage *stage, int wait_ms, void **data_ret, size_t *nbytes_ret);
+
+S3DLIO_API int
+s3dlio_stage_commit(struct s3dlio_stage *stage, size_t nbytes);
+
+/*
  * s3dlio_stage_end() ends the stream: no more writes.
  *
  * Returns 1 while there is a block to take, then 0 when the last one was taken; -EAGAIN and
