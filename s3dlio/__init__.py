@@ -25,7 +25,8 @@ from s3dlio._errors import (
     UnsupportedError,
 )
 from s3dlio._logging import init_logging
-from s3dlio._many import put_many
+from s3dlio._many import get_many, put_many
+from s3dlio._multipart import MultipartUploadWriter, UploadResult
 from s3dlio._native import version
 from s3dlio._ops import (
     abort_stale_uploads,
@@ -38,6 +39,7 @@ from s3dlio._ops import (
     exists,
     get,
     get_range,
+    iter_objects,
     list_stale_uploads,
     put,
     stat,
@@ -47,6 +49,7 @@ from s3dlio._options import WriterOptions
 from s3dlio._reader import open_reader
 from s3dlio._stores.base import ObjectStat, StaleUpload, WriterStats
 from s3dlio._stores.s3_settings import configure_s3
+from s3dlio._transfer import copy, download, upload
 from s3dlio._writer import ObjectWriter, open_writer
 
 # The reference's names.
@@ -61,6 +64,7 @@ __all__ = [
     "CorruptDataError",
     "ForkedError",
     "InvalidInputError",
+    "MultipartUploadWriter",
     "NotAnObjectError",
     "NotFoundError",
     "ObjectStat",
@@ -73,11 +77,13 @@ __all__ = [
     "StorageError",
     "TimedOutError",
     "UnsupportedError",
+    "UploadResult",
     "WriterOptions",
     "WriterStats",
     "__version__",
     "abort_stale_uploads",
     "configure_s3",
+    "copy",
     "crc32c",
     "crc32c_combine",
     "create_bucket",
@@ -86,10 +92,13 @@ __all__ = [
     "create_s3_writer",
     "delete",
     "delete_bucket",
+    "download",
     "exists",
     "get",
+    "get_many",
     "get_range",
     "init_logging",
+    "iter_objects",
     "list",
     "list_stale_uploads",
     "open_reader",
@@ -97,5 +106,6 @@ __all__ = [
     "put",
     "put_many",
     "stat",
+    "upload",
     "version",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3dlio._errors import InvalidInputError
-from s3dlio._ops import put
+from s3dlio._ops import get, put
 from s3dlio._options import WriterOptions, whole_number, writer_options
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ def put_many(
     When one fails, no more are begun, and the first failure is raised once those on their way have ended; what is
     stored stays.  So it is with Ctrl-C and with an exception of the iterable.
     """
-    max_in_flight = whole_number("max_in_flight", max_in_flight)
-    if max_in_flight < 1:
-        raise InvalidInputError(f"max_in_flight must be at least 1, not {max_in_flight}")
     chosen = writer_options(options, settings).snapshot()
 
     def put_one(item: tuple[str, Buffer]) -> None:
@@ -42,10 +39,33 @@ def put_many(
             raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}") from None
         put(uri, data, chosen)
 
-    _for_each(items, put_one, min(max_in_flight, _MAX_THREADS))
+    for_each(items, put_one, threads_for(max_in_flight))
 
 
-def _for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:
+def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, bytes]]:
+    """Returns the objects as pairs of URI and data, in the order of ``uris``, up to ``max_in_flight`` read at once.
+
+    All of them are in memory at the end.  The first failure is raised, once the reads on their way have ended.
+    """
+    wanted = list(uris)
+    found: dict[int, bytes] = {}
+
+    def get_one(item: tuple[int, str]) -> None:
+        found[item[0]] = get(item[1])
+
+    for_each(enumerate(wanted), get_one, threads_for(max_in_flight))
+    return [(uri, found[number]) for number, uri in enumerate(wanted)]
+
+
+def threads_for(max_in_flight: int) -> int:
+    """How many threads do so much at once."""
+    number = whole_number("max_in_flight", max_in_flight)
+    if number < 1:
+        raise InvalidInputError(f"max_in_flight must be at least 1, not {max_in_flight}")
+    return min(number, _MAX_THREADS)
+
+
+def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:
     """Calls ``work`` with each item in so many threads, of which the caller's is one."""
     todo = iter(items)
     turn = threading.Lock()

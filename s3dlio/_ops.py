@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -60,7 +62,13 @@ def _uri_of(uri: str, schemes: tuple[str, ...]) -> Uri:
 
 def get(uri: str) -> bytes:
     """Returns the whole object."""
-    return get_range(uri, 0)
+    began = time.monotonic()
+    parsed = parse_uri(uri)
+    data = store_for(parsed).get(parsed)
+    if data is None:
+        return get_range(uri, 0)
+    logger.debug("read %s: %d bytes, %.3f s", uri, len(data), time.monotonic() - began)
+    return data
 
 
 def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
@@ -121,14 +129,31 @@ def exists(uri: str) -> bool:
     return True
 
 
-def list_objects(uri: str, recursive: bool = True) -> list[str]:
+def list_objects(uri: str, recursive: bool = True, pattern: str | None = None) -> list[str]:
     """Returns the URIs of the objects below ``uri`` as a folder, or of the object itself, in the order of their names.
 
-    Without ``recursive`` a deeper folder is one entry that ends in ``/``.  A folder that does not exist has no objects.
-    Any failure raises: a list is complete.  Links to folders are not followed.
+    Without ``recursive`` a deeper folder is one entry that ends in ``/``.  ``pattern`` is a regular expression; what it
+    matches nowhere in its name below ``uri`` is left out.  A folder that does not exist has no objects.  Any failure
+    raises: a list is complete.  Links to folders are not followed.
     """
+    return [*iter_objects(uri, recursive, pattern)]
+
+
+def iter_objects(uri: str, recursive: bool = True, pattern: str | None = None) -> Iterator[str]:
+    """The same one by one, for folders with more objects than should be in memory."""
     parsed = parse_uri(uri)
-    return [str(found) for found in store_for(parsed).list(parsed, recursive)]
+    try:
+        wanted = re.compile(pattern) if pattern is not None else None
+    except re.error as error:
+        raise InvalidInputError(f"list {uri}: {pattern!r} is no regular expression: {error}", uri=uri) from error
+    return _listed(parsed, recursive, wanted)
+
+
+def _listed(parsed: Uri, recursive: bool, wanted: re.Pattern[str] | None) -> Iterator[str]:
+    for found in store_for(parsed).list(parsed, recursive):
+        name = found.key[len(parsed.key) :].lstrip("/") if found.key != parsed.key else found.key.rpartition("/")[2]
+        if wanted is None or wanted.search(name):
+            yield str(found)
 
 
 def delete(uri: str, recursive: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,9 @@ from s3dlio._native import lib
 
 MIN_BLOCK_SIZE = 64 << 10
 MAX_BLOCK_SIZE = 64 << 20
+
+# RFC 9110, section 8.3.1, and nothing that could end a header.
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[\x20-\x7e]+")
 
 DURABILITIES = ("none", "data", "full")
 
@@ -49,6 +53,9 @@ class WriterOptions:
         Files: ``True`` makes it an error when O_DIRECT is not available.
     ``create_parents=True``
         Files: ``False`` makes it an error when the folder is missing.
+    ``content_type=None``
+        S3: the media type that is kept with the object, as ``'application/octet-stream'``; ``None`` is the store's
+        default.
     ``timeout=300.0``
         Seconds without any progress of the device after which a call fails; not for files with
         ``durability='none'`` that go through the page cache.
@@ -65,6 +72,7 @@ class WriterOptions:
     direct: bool | None = None
     require_direct: bool = False
     create_parents: bool = True
+    content_type: str | None = None
     timeout: float = 300.0
 
     def __post_init__(self) -> None:
@@ -82,6 +90,10 @@ class WriterOptions:
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
         if self.direct is not None and not isinstance(self.direct, bool):
             raise TypeError(f"direct must be True, False or None, not {self.direct!r}")
+        if self.content_type is not None and not isinstance(self.content_type, str):
+            raise TypeError(f"content_type must be a str or None, not {self.content_type!r}")
+        if self.content_type is not None and not _MEDIA_TYPE.fullmatch(self.content_type):
+            raise InvalidInputError(f"content_type must be like 'application/json', not {self.content_type!r}")
         if self.require_direct and self.direct is False:
             raise InvalidInputError("require_direct=True and direct=False contradict each other")
         if isinstance(self.timeout, bool) or not isinstance(self.timeout, (int, float)):

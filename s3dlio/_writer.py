@@ -6,10 +6,10 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from s3dlio._checksum import checksum_text
 from s3dlio._errors import BusyError, ClosedError, ForkedError, S3dlioError, UnsupportedError, copy_of
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from typing_extensions import Buffer
+
+
+Result = TypeVar("Result")
 
 
 class ObjectWriter:
@@ -232,6 +235,17 @@ class ObjectWriter:
                 self._state.release()
         return self._last_stats
 
+    def run(self, operation: str, work: Callable[[Stream], Result]) -> Result:
+        """Does something with the stream, as the other calls do; for writers made of this one."""
+        self._enter(operation)
+        try:
+            return work(self._stream)
+        except BaseException as error:
+            self._fail(operation, error)
+            raise
+        finally:
+            self._leave()
+
     def _enter(self, operation: str) -> None:
         """One thread at a time, in the process that made the writer, and only while it is open and well.  After it the
         caller calls `_leave`."""
@@ -299,7 +313,7 @@ class ObjectWriter:
                 _warn(f"{self!r} was dropped unfinished: nothing is stored", ResourceWarning, source=self)
         finally:
             self._ended = "aborted"
-            self._stream.abort()
+            self._stream.drop()
 
     def __repr__(self) -> str:
         return f"<ObjectWriter {self._uri} {self._ended or ('failed' if self._failure else 'open')}>"

@@ -74,29 +74,29 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def _seaweed() -> Iterator[servers.Server]:
+def seaweed() -> Iterator[servers.Server]:
     server = servers.start_seaweed()
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def _moto() -> Iterator[servers.Server]:
+def moto_server() -> Iterator[servers.Server]:
     server = servers.start_moto()
     yield server
     server.stop()
 
 
 @pytest.fixture
-def s3(_seaweed: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(seaweed: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """``s3://bucket`` of a real S3 server that checks signatures and checksums."""
-    yield from _bucket(_seaweed, monkeypatch)
+    yield from _bucket(seaweed, monkeypatch)
 
 
 @pytest.fixture
-def moto(_moto: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def moto(moto_server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The same of a second implementation, which checks neither."""
-    yield from _bucket(_moto, monkeypatch)
+    yield from _bucket(moto_server, monkeypatch)
 
 
 def _bucket(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:

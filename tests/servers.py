@@ -14,6 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,8 @@ class Server:
     folder: tempfile.TemporaryDirectory[str]
 
     def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)  # nothing of it is kept
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # nothing of it is kept
         self.process.wait(20)
         self.folder.cleanup()
 
@@ -107,6 +109,7 @@ def start_seaweed() -> Server:
     for name, port, grpc in zip(names, ports[::2], ports[1::2], strict=True):
         command += [f"-{name}.port={port}", f"-{name}.port.grpc={grpc}"]
     command += [f"-s3.config={config}", "-master.volumeSizeLimitMB=1024", "-volume.max=100"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # else on fixed ports, once on a machine
     return _start(command, f"http://127.0.0.1:{ports[6]}", folder)
 
 

@@ -67,6 +67,9 @@ class Stream(Protocol):
     def abort(self) -> None:
         """Drops what was staged; never raises."""
 
+    def drop(self) -> None:
+        """The same for the garbage collector, which may come on any thread and while it holds any lock."""
+
     def stats(self) -> WriterStats: ...
 
 
@@ -102,6 +105,10 @@ class Store(ABC):
             stream.abort()
             raise
 
+    def get(self, uri: Uri) -> bytes | None:
+        """The whole object, if the store has a shorter way to it than `open`."""
+        return None
+
     @abstractmethod
     def stat(self, uri: Uri) -> ObjectStat: ...
 
@@ -112,6 +119,10 @@ class Store(ABC):
 
     @abstractmethod
     def delete(self, uri: Uri, recursive: bool) -> None: ...
+
+    def copy(self, source: Uri, target: Uri) -> bool:
+        """Copies an object within the store, if it can do so by itself; else returns False."""
+        return False
 
     # What only stores with buckets have.
 
@@ -167,6 +178,21 @@ class Sink(Protocol):
     def abort(self) -> None:
         """Drops all blocks.  Nothing reads them once this returns."""
 
+    def drop(self) -> None:
+        """The same for the garbage collector, see `Stream`.  The blocks stay for as long as it holds them."""
+
+    acknowledged: bool
+
+
+class _Keep:
+    """Keeps an object for as long as a pointer into it is used: its destructor, which does nothing."""
+
+    def __init__(self, kept: object) -> None:
+        self._kept = kept
+
+    def __call__(self, pointer: object) -> None:
+        pass
+
 
 class StagedStream:
     """A `Stream` for stores that take blocks: the library's stage fills them, a `Sink` stores them.
@@ -179,7 +205,7 @@ class StagedStream:
         self, sink: Sink, uri: Uri, options: WriterOptions, size_of: Callable[[int], int] | None = None
     ) -> None:
         self._size_of = size_of
-        self._sink = sink
+        self.sink = sink
         self._uri = str(uri)
         self._timeout = options.timeout
         self._failure: BaseException | None = None
@@ -221,15 +247,34 @@ class StagedStream:
 
         self._run(step, "write")
 
+    def reserve(self) -> memoryview:
+        """The room that is left in the block at hand, to be filled without a copy."""
+        room, size = ffi.new("void **"), ffi.new("size_t *")
+        self._run(lambda: int(lib.s3dlio_stage_reserve(self._stage, SLICE_MS, room, size)), "reserve")
+        # It keeps the stage and so the block, also after the end.
+        return memoryview(ffi.buffer(ffi.gc(room[0], _Keep(self._handle)), size[0]))
+
+    def commit(self, nbytes: int) -> None:
+        """Takes the first bytes of what was reserved into the stream."""
+        status: int = lib.s3dlio_stage_commit(self._stage, nbytes)
+        if status < 0:
+            self._raise(status, "commit")
+        if status == 1:
+            self._hand_on("commit")
+
     def finish(self) -> None:
         self._run(lambda: int(lib.s3dlio_stage_end(self._stage, SLICE_MS)), "finalize")
         totals = self._totals()
-        self._sink.commit(totals.stored_nbytes, totals.stored_crc32c)
+        self.sink.commit(totals.stored_nbytes, totals.stored_crc32c)
         self._visible = True
         self._free()
 
     def abort(self) -> None:
-        self._sink.abort()
+        self.sink.abort()
+        self._free()
+
+    def drop(self) -> None:
+        self.sink.drop()
         self._free()
 
     def _free(self) -> None:
@@ -240,7 +285,7 @@ class StagedStream:
     def stats(self) -> WriterStats:
         totals = self._totals()
         return WriterStats(
-            io_engine=self._sink.name,
+            io_engine=self.sink.name,
             direct=False,
             direct_reason=None,
             registered=False,
@@ -250,7 +295,7 @@ class StagedStream:
             compressed_bytes=totals.stored_nbytes,
             crc32c=totals.raw_crc32c,
             wait_seconds=self._waited,
-            visible=self._visible,
+            visible=self._visible or self.sink.acknowledged,
         )
 
     def _run(self, step: Callable[[], int], operation: str) -> None:
@@ -259,19 +304,26 @@ class StagedStream:
         while (status := step()) != 0:
             now = time.monotonic()
             if status == 1:
-                block = self._take()
-                self._sink.put(block)
-                if self._size_of is not None and self._size_of(block.index + 1) != self._block_size:
-                    self._resize(self._size_of(block.index + 1), operation)
+                self._hand_on(operation)
                 progress = time.monotonic()
             elif status == -errno.EAGAIN:
                 self._waited += SLICE_MS / 1000
                 if now - progress > self._timeout:
                     raise self._no_progress(operation)
-            elif self._failure is not None:
-                raise self._failure
             else:
-                raise_status(status, operation, self._uri)
+                self._raise(status, operation)
+
+    def _raise(self, status: int, operation: str) -> None:
+        if self._failure is not None:
+            raise self._failure
+        raise_status(status, operation, self._uri)
+
+    def _hand_on(self, operation: str) -> None:
+        """Gives the full block to the sink."""
+        block = self._take()
+        self.sink.put(block)
+        if self._size_of is not None and self._size_of(block.index + 1) != self._block_size:
+            self._resize(self._size_of(block.index + 1), operation)
 
     def _resize(self, block_size: int, operation: str) -> None:
         """Goes on with blocks of this size, in about as much memory as before, but at least three of them."""

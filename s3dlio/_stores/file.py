@@ -70,6 +70,9 @@ class FileStream:
     def abort(self) -> None:
         lib.s3dlio_writer_abort(self._writer)
 
+    def drop(self) -> None:
+        self.abort()
+
     def stats(self) -> WriterStats:
         stats = ffi.new("struct s3dlio_writer_stats *")
         # Busy while another thread appends, which is over in a moment.

@@ -27,6 +27,7 @@ class _Object:
 
 class _MemorySink:
     name = "memory"
+    acknowledged = False
 
     def __init__(self, store: MemoryStore, uri: Uri) -> None:
         self._store = store
@@ -43,6 +44,9 @@ class _MemorySink:
 
     def abort(self) -> None:
         self._blocks.clear()
+
+    def drop(self) -> None:
+        self.abort()
 
 
 class _MemorySource:

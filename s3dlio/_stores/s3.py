@@ -6,6 +6,7 @@ import base64
 import errno
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,12 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from s3dlio import _errors
-from s3dlio._native import crc32c, ffi
+from s3dlio._native import crc32c, ffi, new_bytes, pointer
 from s3dlio._stores import s3_xml
 from s3dlio._stores.base import ObjectStat, StagedStream, StaleUpload, Store
-from s3dlio._stores.s3_client import Answer, Call, Connection, connection_for
+from s3dlio._stores.s3_client import Answer, Call, Connection, DeclinedError, Request, connection_for
 from s3dlio._stores.s3_settings import current_settings
-from s3dlio._stores.s3_upload import MIN_PART, S3Sink, abort_call, base64_crc, part_size, put_whole
+from s3dlio._stores.s3_upload import MAX_PART, MIN_PART, S3Sink, abort_call, base64_crc, part_size, put_whole
 from s3dlio._uri import Uri, parse_uri
 
 if TYPE_CHECKING:
@@ -64,17 +65,21 @@ class S3Source:
     def _read(self, start: int, data: Any) -> int:
         wanted = max(0, min(len(data), self._size - start))
         steps = range(0, wanted, RANGE)
-        under_way: list[tuple[Any, int]] = []
+        under_way: list[tuple[Request, int, int]] = []
         try:
             for begin in steps:
                 if len(under_way) == RANGES_IN_FLIGHT:
-                    self._check(*under_way.pop(0))
+                    self._check(*under_way[0])
+                    del under_way[0]
                 length = min(RANGE, wanted - begin)
-                under_way.append((self._connection.begin(self._call(start + begin, data + begin, length)), length))
+                request = Request(self._connection, self._call(start + begin, data + begin, length))
+                under_way.append((request, start + begin, length))
+                request.start()
             while under_way:
-                self._check(*under_way.pop(0))
+                self._check(*under_way[0])
+                del under_way[0]
         finally:
-            for request, _ in under_way:
+            for request, _, _ in under_way:
                 request.cancel()
         return wanted
 
@@ -89,7 +94,7 @@ class S3Source:
             accept=(206, 200) if length == self._size else (206,),
         )
 
-    def _check(self, request: Any, length: int) -> None:
+    def _check(self, request: Request, start: int, length: int) -> None:
         try:
             answer = request.wait()
         except _errors.S3dlioError as error:
@@ -98,10 +103,11 @@ class S3Source:
                     f"read {self._uri}: it was replaced since it was opened", operation="read", uri=str(self._uri)
                 ) from error
             raise
-        if int(answer.headers.get("content-length", "-1")) != length:
+        told = answer.headers.get("content-length"), answer.headers.get("content-range", "")
+        whole = f"bytes {start}-{start + length - 1}/{self._size}"
+        if told[0] != str(length) or (answer.status == 206 and told[1] != whole):
             raise _errors.StorageError(
-                f"read {self._uri}: {length} bytes were asked for, and the store announced "
-                f"{answer.headers.get('content-length')}",
+                f"read {self._uri}: {whole} were asked for, and the store sent {told[0]} as {told[1] or 'all'}",
                 operation="read",
                 uri=str(self._uri),
             )
@@ -110,13 +116,26 @@ class S3Source:
         pass
 
 
+class _Place:
+    """Where the bytes of an object go whose size is told by the answer that brings them."""
+
+    data = b""
+
+    def make(self, headers: dict[str, str]) -> Any:
+        size = int(headers.get("content-length", RANGE + 1))
+        if size > RANGE:
+            raise DeclinedError
+        self.data = new_bytes(size)
+        return pointer(self.data)
+
+
 class S3Store(Store):
     """Buckets and what is in them."""
 
     def create(self, uri: Uri, options: WriterOptions) -> StagedStream:
         _check_object(uri, "open")
         size = max(options.block_size() or DEFAULT_BLOCK, MIN_PART)
-        sink = S3Sink(connection_for(current_settings()), uri)
+        sink = S3Sink(connection_for(current_settings()), uri, options.content_type)
         stream = StagedStream(
             sink, uri, replace(options, buffer_size=size), size_of=lambda index: part_size(index + 1, size)
         )
@@ -129,11 +148,33 @@ class S3Store(Store):
             return
         _check_object(uri, "put")
         view = memoryview(data if isinstance(data, bytes) else ffi.buffer(data))
-        put_whole(connection_for(current_settings()), uri, view, crc32c(view))
+        put_whole(connection_for(current_settings()), uri, view, crc32c(view), options.content_type)
 
     def open(self, uri: Uri) -> S3Source:
         connection = connection_for(current_settings())
         return S3Source(connection, uri, self._head(connection, uri, "open"))
+
+    def get(self, uri: Uri) -> bytes | None:
+        """By one request, unless the object is so large that several at once are better."""
+        _check_object(uri, "get", kind=_errors.NotFoundError)
+        place = _Place()
+        call = Call(
+            "GetObject",
+            "GET",
+            uri.container,
+            uri.key,
+            headers=[("x-amz-checksum-mode", "ENABLED")],
+            make_room=place.make,
+            accept=(200,),
+        )
+        try:
+            answer = connection_for(current_settings()).ask(call)
+        except DeclinedError:
+            return None
+        checksum = answer.headers.get("x-amz-checksum-crc32c", "")
+        is_wrong = checksum and "-" not in checksum and base64_crc(crc32c(place.data)) != checksum
+        # A flipped bit, or an answer that is no object: the longer way finds out.
+        return None if is_wrong or "etag" not in answer.headers else place.data
 
     def stat(self, uri: Uri) -> ObjectStat:
         answer = self._head(connection_for(current_settings()), uri, "stat")
@@ -150,7 +191,22 @@ class S3Store(Store):
             Call("HeadObject", "HEAD", uri.container, uri.key, headers=[("x-amz-checksum-mode", "ENABLED")])
         )
 
+    def copy(self, source: Uri, target: Uri) -> bool:
+        _check_object(target, "copy")
+        connection = connection_for(current_settings())
+        found = self._head(connection, source, "copy")
+        if int(_header(found, "content-length", source, "copy")) > MAX_PART:
+            return False
+        headers = [
+            ("x-amz-copy-source", quote(f"/{source.container}/{source.key}", safe="-._~/")),
+            ("x-amz-copy-source-if-match", _header(found, "etag", source, "copy")),
+        ]
+        answer = connection.ask(Call("CopyObject", "PUT", target.container, target.key, headers=headers))
+        _parsed(lambda: s3_xml.text(s3_xml.parse(answer.body, "CopyObjectResult"), "ETag"), "copy", target)
+        return True
+
     def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
+        _check_name(uri, "list")
         connection = connection_for(current_settings())
         folder = uri.key
         if folder and not folder.endswith("/"):
@@ -164,9 +220,11 @@ class S3Store(Store):
             page = self._page(connection, uri, folder, "" if recursive else "&delimiter=%2F", token)
             for key in page.keys:
                 yield Uri(uri.scheme, uri.container, key)
-            token = page.next_token
-            if token is None:
+            if page.next_token is None:
                 return
+            if page.next_token == token:
+                raise _errors.StorageError(f"list {uri}: the store repeats a page", operation="list", uri=str(uri))
+            token = page.next_token
 
     def _page(self, connection: Connection, uri: Uri, prefix: str, more: str, token: str | None) -> s3_xml.Listed:
         query = f"list-type=2&encoding-type=url&prefix={quote(prefix, safe='')}{more}"
@@ -176,6 +234,7 @@ class S3Store(Store):
         return _parsed(functools.partial(s3_xml.parse_list, answer.body), "list", uri)
 
     def delete(self, uri: Uri, recursive: bool) -> None:
+        _check_name(uri, "delete")
         connection = connection_for(current_settings())
         if not recursive:
             _check_object(uri, "delete", kind=_errors.NotAnObjectError)
@@ -233,6 +292,7 @@ class S3Store(Store):
         connection.ask(Call("DeleteBucket", "DELETE", uri.container))
 
     def stale_uploads(self, uri: Uri) -> Iterator[StaleUpload]:
+        _check_name(uri, "list stale uploads")
         connection = connection_for(current_settings())
         after: tuple[str, str] | None = None
         while True:
@@ -240,8 +300,14 @@ class S3Store(Store):
             if after is not None:
                 query += f"&key-marker={quote(after[0], safe='')}&upload-id-marker={quote(after[1], safe='')}"
             body = connection.ask(Call("ListMultipartUploads", "GET", uri.container, query=query)).body
+            before = after
             found, after = _parsed(functools.partial(s3_xml.parse_uploads, body), "list stale uploads", uri)
+            if after is not None and after == before:
+                raise _errors.StorageError(f"list {uri}: the store repeats a page", operation="list", uri=str(uri))
+            folder = uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
             for upload in found:
+                if upload.key != uri.key and not upload.key.startswith(folder):
+                    continue
                 begun = datetime.fromisoformat(upload.begun)
                 yield StaleUpload(str(replace(uri, key=upload.key)), upload.upload_id, begun)
             if after is None:
@@ -257,14 +323,24 @@ class S3Store(Store):
 Parsed = TypeVar("Parsed")
 
 
+# Wider than "General purpose bucket naming rules", for compatible stores, and nothing that has a meaning in a request.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+def _check_name(uri: Uri, operation: str) -> None:
+    if not _BUCKET.fullmatch(uri.container):
+        what = f"{uri.container!r} is no name of a bucket" if uri.container else "names no bucket"
+        raise _errors.InvalidInputError(f"{operation} {uri}: {what}", operation=operation, uri=str(uri))
+
+
 def _check_bucket(uri: Uri, operation: str) -> None:
-    if not uri.container or uri.key:
+    _check_name(uri, operation)
+    if uri.key:
         raise _errors.InvalidInputError(f"{operation} {uri}: it must be s3://bucket", operation=operation, uri=str(uri))
 
 
 def _check_object(uri: Uri, operation: str, kind: type[_errors.S3dlioError] = _errors.InvalidInputError) -> None:
-    if not uri.container:
-        raise _errors.InvalidInputError(f"{operation} {uri}: names no bucket", operation=operation, uri=str(uri))
+    _check_name(uri, operation)
     if not uri.key or (uri.key.endswith("/") and kind is not _errors.NotFoundError):
         raise kind(f"{operation} {uri}: names no object", operation=operation, uri=str(uri))
 

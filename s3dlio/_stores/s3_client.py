@@ -7,6 +7,7 @@ reads or writes the caller's memory any more once a request has ended, however i
 from __future__ import annotations
 
 import atexit
+import collections
 import ctypes
 import gc
 import heapq
@@ -16,6 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -42,6 +44,29 @@ _EVENT_LOOPS = 2
 
 _MAX_BACKOFF = 20.0
 
+# Bytes a second; what is slower than this is taken for stalled.
+LEAST_RATE = 256 << 10
+
+# What the garbage collector found to do.  It may come on any thread and under any lock, so that it only notes it.
+_left: collections.deque[Callable[[], None]] = collections.deque()
+
+
+def leave_work(work: Callable[[], None]) -> None:
+    """Has something done soon, by a thread that may wait."""
+    _left.append(work)
+
+
+def run_left_work() -> None:
+    while _left:
+        try:
+            work = _left.popleft()
+        except IndexError:  # another thread was quicker
+            return
+        try:
+            work()
+        except Exception as error:
+            logger.warning("left undone: %s", error)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -52,9 +77,14 @@ class Answer:
     body: bytes
 
 
+class DeclinedError(Exception):
+    """Raised by a function that was to say where an answer goes: there is no place for it."""
+
+
 @dataclass
 class Call:
-    """What to ask.  ``data`` is the body, ``into`` (a pointer) where the answer's goes, if not into `Answer`."""
+    """What to ask.  ``data`` is the body, ``into`` (a pointer) where the answer's goes, if not into `Answer`.
+    ``make_room`` finds that place when it is told the answer's headers, or raises `DeclinedError`."""
 
     operation: str
     method: str
@@ -64,6 +94,7 @@ class Call:
     headers: list[tuple[str, str]] = field(default_factory=list)
     data: memoryview | bytes | None = None
     into: Any = None
+    make_room: Callable[[dict[str, str]], Any] | None = None
     accept: tuple[int, ...] = (200, 204, 206)
 
     @property
@@ -75,6 +106,7 @@ class _Body(io.RawIOBase):
     """A request's body, which can be taken away while awscrt still holds on to it."""
 
     def __init__(self, data: memoryview, moved: Callable[[], None]) -> None:
+        self._lock = threading.Lock()
         self._data: memoryview | None = data
         self.size = len(data)
         self._position = 0
@@ -84,14 +116,16 @@ class _Body(io.RawIOBase):
         return True
 
     def readinto(self, target: Any) -> int:
-        data = self._data
-        if data is None:
-            raise _errors.ClosedError("the request was broken off")
-        part = data[self._position : self._position + len(target)]
-        target[: len(part)] = part
-        self._position += len(part)
+        size = len(target)
+        with self._lock:
+            if self._data is None:
+                return 0  # broken off: too few bytes, so that nothing is stored
+            part = self._data[self._position : self._position + size]
+            size = len(part)
+            target[:size] = part
+        self._position += size
         self._moved()
-        return len(part)
+        return size
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
@@ -99,15 +133,16 @@ class _Body(io.RawIOBase):
         return self._position
 
     def take_away(self) -> None:
-        self._data = None
+        with self._lock:
+            self._data = None
 
 
 class Request:
-    """A call on its way, with its repetitions.  ``on_done`` is told the end from another thread, once: the answer or
-    the error.  `wait` is for a caller that has nothing else to do."""
+    """A call and its repetitions, sent by `start`.  ``on_done`` is told the end from another thread, once: the answer
+    or the error.  `wait` is for a caller that has nothing else to do."""
 
     def __init__(
-        self, connection: Connection, call: Call, on_done: Callable[[Answer | Exception], None] | None
+        self, connection: Connection, call: Call, on_done: Callable[[Answer | Exception], None] | None = None
     ) -> None:
         self._connection = connection
         self._call = call
@@ -119,6 +154,12 @@ class Request:
         self._attempts = 0
         self._damaged = 0
         self._attempt: _Attempt | None = None
+
+    def start(self) -> None:
+        """Sends it.  A caller that Ctrl-C may break off here has it already, to cancel it."""
+        run_left_work()
+        self._connection.add(self)
+        _clock.watch(self._connection)
         self._start()
 
     def wait(self) -> Answer:
@@ -127,16 +168,26 @@ class Request:
         except BaseException:
             self.cancel()
             raise
-        assert self._result is not None
-        if isinstance(self._result, Exception):
-            raise self._result
-        return self._result
+        result = self._result
+        assert result is not None
+        if isinstance(result, _errors.S3dlioError):
+            # A copy: with its traceback the error would hold the frames of all who waited for it.
+            raise _errors.copy_of(result)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def has_ended(self, seconds: float) -> bool:
+        """Waits so long for its end."""
+        return self._ended.wait(seconds)
 
     def cancel(self) -> None:
         """Breaks the request off.  Nothing uses its memory any more on return."""
         self._end(
             _errors.ClosedError(f"{self._what()}: broken off", operation=self._call.operation, uri=self._call.uri)
         )
+        # Another thread may be ending it at this moment.
+        self._ended.wait()
 
     def stalled(self, now: float) -> None:
         """For the clock: an attempt without progress, or a request without an end, is given up."""
@@ -144,9 +195,8 @@ class Request:
         settings = self._connection.settings
         if now - self._began > settings.operation_timeout:
             self._end(self._timed_out(f"not done after {settings.operation_timeout:g} s"))
-        elif attempt is not None and now - attempt.moved_at > settings.stall_timeout:
-            attempt.take_away()
-            self._again(attempt, self._timed_out(f"no byte has moved for {settings.stall_timeout:g} s"))
+        elif attempt is not None and now - attempt.moved_at > attempt.patience:
+            self._again(attempt, self._timed_out(f"nothing has come for {attempt.patience:g} s"))
 
     def _start(self) -> None:
         with self._lock:
@@ -164,8 +214,16 @@ class Request:
     def _attempt_done(self, attempt: _Attempt, outcome: Answer | Exception) -> None:
         if attempt is not self._attempt:
             return  # given up before
+        try:
+            self._take_in(attempt, outcome)
+        except Exception as error:  # of ours; without an end the caller would wait for ever
+            self._end(_translate(error, self._what(), self._call))
+
+    def _take_in(self, attempt: _Attempt, outcome: Answer | Exception) -> None:
         if isinstance(outcome, Answer):
             self._judge(attempt, outcome)
+        elif isinstance(outcome, DeclinedError):
+            self._end(outcome)
         elif isinstance(outcome, _errors.S3dlioError):
             self._again(attempt, outcome)
         else:
@@ -221,7 +279,7 @@ class Request:
             attempt, self._attempt = self._attempt, None
         if attempt is not None:
             attempt.take_away()
-        self._call.data = self._call.into = None
+        self._call.data = self._call.into = self._call.make_room = None
         self._connection.forget(self)
         on_done, self._on_done = self._on_done, None
         self._ended.set()
@@ -240,6 +298,10 @@ class _Attempt:
 
     def __init__(self, connection: Connection, call: Call) -> None:
         self.moved_at = time.monotonic()
+        size = len(call.data) if call.data is not None else len(call.into) if call.into is not None else 0
+        # awscrt takes a body at once and hands one over when it is complete, so that it is not seen to move.
+        self.patience = connection.settings.stall_timeout + size / LEAST_RATE
+        self._lock = threading.Lock()
         self._connection = connection
         self._call = call
         self._body = None if call.data is None else _Body(memoryview(call.data), self._moved)
@@ -289,8 +351,9 @@ class _Attempt:
 
     def take_away(self) -> None:
         """Ends it: from here on awscrt gets no byte of the caller's memory, and puts none there."""
-        self._gone = True
-        self._into = None
+        with self._lock:
+            self._gone = True
+            self._into = None
         if self._body is not None:
             self._body.take_away()
         self._let_go()
@@ -307,21 +370,32 @@ class _Attempt:
         self._moved()
         self._status = status_code
         self._headers = {name.lower(): value for name, value in headers}
+        make_room = self._call.make_room
+        if make_room is not None and status_code in self._call.accept:
+            self._into = make_room(self._headers)
+        elif (
+            self._into is None
+            and self._call.method != "HEAD"
+            and int(self._headers.get("content-length", "0")) > _MAX_ANSWER
+        ):
+            raise _errors.StorageError(f"{self._call.operation} {self._call.uri}: an answer that is too long")
 
     def _on_body(self, chunk: bytes, offset: int, **_: Any) -> None:
         self._moved()
-        if self._gone:
-            raise _errors.ClosedError("the request was broken off")
         size = len(chunk)
-        if self._into is None or self._status not in self._call.accept:
-            if self._received + size > _MAX_ANSWER:
-                raise _errors.StorageError(f"{self._call.operation} {self._call.uri}: an answer without end")
-            self._chunks.append(bytes(chunk))
-        else:
-            if self._received + size > len(self._into):
-                raise _errors.StorageError(f"{self._call.operation} {self._call.uri}: more bytes than were asked for")
-            ffi.memmove(self._into + self._received, chunk, size)
-        self._received += size
+        with self._lock:
+            if self._gone:
+                raise _errors.ClosedError("the request was broken off")
+            if self._into is None or self._status not in self._call.accept:
+                if self._received + size > _MAX_ANSWER:
+                    raise _errors.StorageError(f"{self._call.operation} {self._call.uri}: an answer that is too long")
+                self._chunks.append(bytes(chunk))
+            else:
+                if self._received + size > len(self._into):
+                    text = f"{self._call.operation} {self._call.uri}: more bytes than were asked for"
+                    raise _errors.StorageError(text)
+                ffi.memmove(self._into + self._received, chunk, size)
+            self._received += size
 
     def _is_cut(self) -> str | None:
         announced = self._headers.get("content-length")
@@ -345,14 +419,21 @@ class Connection:
 
     def begin(self, call: Call, on_done: Callable[[Answer | Exception], None] | None = None) -> Request:
         request = Request(self, call, on_done)
-        with self._lock:
-            if request._result is None:
-                self._requests.add(request)
-        _clock.watch(self)
+        request.start()
         return request
 
     def ask(self, call: Call) -> Answer:
-        return self.begin(call).wait()
+        request = Request(self, call)
+        try:
+            request.start()
+            return request.wait()
+        except BaseException:
+            request.cancel()
+            raise
+
+    def add(self, request: Request) -> None:
+        with self._lock:
+            self._requests.add(request)
 
     def forget(self, request: Request) -> None:
         with self._lock:
@@ -380,10 +461,11 @@ class Connection:
         return self._client is not None
 
     def abandon(self) -> None:
-        """In the child of a fork: keeps the parent's client from ever being let go."""
+        """In the child of a fork: keeps the parent's client from ever being let go, and begins anew."""
         for kept in (self._client, *self._requests):
             if kept is not None:
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+        self._client, self._requests, self._lock = None, set(), threading.Lock()
 
     def place(self, bucket: str, key: str) -> tuple[str, str]:
         """Host and path of an object (Amazon S3 User Guide, "Virtual hosting of buckets")."""
@@ -400,7 +482,7 @@ class Connection:
         if not bucket:
             return host, self._path + "/"
         if by_path:
-            return host, f"{self._path}/{bucket}" + (f"/{escaped}" if key else "")
+            return host, f"{self._path}/{quote(bucket, safe='')}" + (f"/{escaped}" if key else "")
         return f"{bucket}.{host}", f"{self._path}/{escaped}"
 
     def client(self) -> Any:
@@ -442,9 +524,18 @@ def _credentials(settings: S3Settings, bootstrap: Any) -> Any:
         own = settings.credentials
 
         def delegate() -> Any:
-            return awscrt.auth.AwsCredentials(*own())
+            try:
+                return awscrt.auth.AwsCredentials(*own())
+            except Exception as error:  # its text may hold a secret, and would be printed
+                logger.error("the function for credentials failed: %s", type(error).__name__)
+                raise RuntimeError(f"the function for credentials failed: {type(error).__name__}") from None
 
         return provider.new_delegate(delegate)
+    if settings.profile:
+        try:
+            return provider.new_profile(bootstrap, profile_name=settings.profile)
+        except Exception as error:
+            raise _errors.InvalidInputError(f"the AWS profile {settings.profile!r} cannot be used: {error}") from error
     if settings.access_key_id:
         return provider.new_static(settings.access_key_id, settings.secret_access_key, settings.session_token)
     if settings.endpoint_url and not any(
@@ -457,12 +548,8 @@ def _credentials(settings: S3Settings, bootstrap: Any) -> Any:
     ):
         # The metadata service of EC2 knows nothing of a store of somebody else, and asking takes seconds elsewhere.
         providers = [provider.new_environment()]
-        try:
-            providers.append(provider.new_profile(bootstrap, profile_name=settings.profile))
-        except Exception as error:  # there is no such profile
-            if settings.profile != "default":
-                text = f"the AWS profile {settings.profile!r} cannot be used: {error}"
-                raise _errors.InvalidInputError(text) from error
+        with suppress(Exception):  # there are no such files
+            providers.append(provider.new_profile(bootstrap))
         return provider.new_chain(providers)
     return provider.new_default_chain(bootstrap)
 
@@ -570,6 +657,7 @@ class _Clock:
                 while self._later and self._later[0][0] <= now:
                     due.append(heapq.heappop(self._later)[2])
                 connections = list(self._connections)
+            run_left_work()
             for work in due:
                 work()
             for connection in connections:

@@ -75,7 +75,7 @@ def _check_endpoint(url: str) -> None:
         good = False
     # What follows could carry a secret, and belongs to no endpoint.
     if not good or "@" in parts.netloc or parts.query or parts.fragment:
-        shown = re.sub(r"//[^/]*@|[?#].*", "…", url)
+        shown = re.sub(r".*@|[?#].*", "…", url, flags=re.DOTALL)
         raise InvalidInputError(f"the S3 endpoint {shown!r} must be http://host[:port][/path] or https://…")
 
 
@@ -101,7 +101,7 @@ def configure_s3(**settings: Any) -> None:
     ``region``
         (``AWS_REGION``, ``AWS_DEFAULT_REGION``, the profile's ``region``; ``us-east-1``).
     ``profile``
-        A section of the shared files (``AWS_PROFILE``; ``default``).
+        A section of the shared files, whose credentials then go before all others (``AWS_PROFILE``; ``default``).
     ``access_key_id``, ``secret_access_key``, ``session_token``
         (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, the profile, web identity, and the
         metadata services of ECS and EC2; EC2 is not asked when there is an endpoint).
@@ -120,8 +120,8 @@ def configure_s3(**settings: Any) -> None:
         What is compared by one HEAD request after a stream is stored: ``'none'``, ``'size'``, or also the checksum
         where the store keeps it.
     ``connect_timeout=10.0``, ``stall_timeout=30.0``, ``operation_timeout=3600.0``
-        Seconds for a connection, seconds without a byte in either direction after which a request is sent again, and
-        seconds for a request with all its repetitions.
+        Seconds for a connection; seconds without an answer after which a request is sent again, and one more for each
+        256 KiB that it carries or asks for; and seconds for a request with all its repetitions.
     ``retries=5``, ``backoff=0.5``
         Repetitions of a request that failed for a reason that may pass, and seconds before the first of them, twice as
         many before each next.
@@ -131,20 +131,20 @@ def configure_s3(**settings: Any) -> None:
     known = {setting.name for setting in fields(S3Settings)}
     if unknown := sorted(set(settings) - known):
         raise TypeError(f"configure_s3() has no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    global _configured
     changed = {name: value for name, value in (_configured | settings).items() if value is not None}
     S3Settings(**changed)
-    _configured.clear()
-    _configured.update(changed)
+    _configured = changed  # at once: other threads read it
 
 
 def current_settings() -> S3Settings:
     """The settings that hold now."""
-    environment = os.environ
-    profile = _configured.get("profile") or environment.get("AWS_PROFILE") or "default"
+    environment, configured = os.environ, _configured
+    profile = configured.get("profile") or environment.get("AWS_PROFILE") or "default"
     found = _from_profile(profile, *_shared_files(environment)) | _from_environment(environment)
     if environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         found.pop("endpoint_url", None)
-    settings = _settings_of(tuple((found | {"profile": profile} | _configured).items()))
+    settings = _settings_of(tuple((found | configured).items()))
     return settings if settings.region else replace(settings, region="us-east-1")
 
 

@@ -12,7 +12,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -20,7 +19,7 @@ from s3dlio import _errors
 from s3dlio._logging import logger
 from s3dlio._stores import s3_xml
 from s3dlio._stores.base import Block
-from s3dlio._stores.s3_client import Answer, Call, Connection, Request
+from s3dlio._stores.s3_client import Answer, Call, Connection, Request, leave_work, run_left_work
 
 if TYPE_CHECKING:
     from s3dlio._uri import Uri
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
 MIN_PART = 5 << 20
 MAX_PARTS = 10_000
 
+
+# How long an abort waits for the store; the request goes on by itself.
+_ABORT_SECONDS = 1.0
 
 # "Amazon S3 limits": an object of 5 TiB, a part of 5 GiB.
 MAX_OBJECT = 5 << 40
@@ -51,14 +53,20 @@ def _checksum_headers(connection: Connection, crc: int) -> list[tuple[str, str]]
     return [("x-amz-checksum-crc32c", base64_crc(crc))] if connection.settings.checksums else []
 
 
-def put_whole(connection: Connection, uri: Uri, data: memoryview, crc: int) -> None:
-    """Stores a whole object in one request."""
-    headers = _checksum_headers(connection, crc)
+def _type_headers(content_type: str | None) -> list[tuple[str, str]]:
+    return [("content-type", content_type)] if content_type else []
+
+
+def put_whole(connection: Connection, uri: Uri, data: memoryview, crc: int, content_type: str | None) -> str:
+    """Stores a whole object in one request.  Returns its ETag."""
+    headers = _checksum_headers(connection, crc) + _type_headers(content_type)
     answer = connection.ask(Call("PutObject", "PUT", uri.container, uri.key, headers=headers, data=data))
-    if not answer.headers.get("etag"):
+    etag = answer.headers.get("etag")
+    if not etag:
         raise _errors.StorageError(
             f"put {uri}: the store's answer has no ETag, so nothing may be stored", operation="put", uri=str(uri)
         )
+    return etag
 
 
 def abort_call(uri: Uri, upload: str) -> Call:
@@ -70,13 +78,20 @@ class S3Sink:
 
     name = "s3"
 
-    def __init__(self, connection: Connection, uri: Uri) -> None:
+    def __init__(self, connection: Connection, uri: Uri, content_type: str | None) -> None:
         self._connection = connection
+        self._content_type = content_type
+        # Of the object, when it is stored and the store has told.
+        self.etag: str | None = None
+        # Whether the store has said that it has the object.
+        self.acknowledged = False
+        # Whether an abort also drops the parts that the store has.
+        self.drops_parts = True
         self._uri = uri
         self._first: Block | None = None
         self._upload: str | None = None
         self._parts: list[s3_xml.Part] = []
-        self._under_way: dict[int, Request | None] = {}
+        self._under_way: dict[int, Request] = {}
         self._changed = threading.Condition()
         self._failure: Exception | None = None
         self._ended = False
@@ -100,26 +115,39 @@ class S3Sink:
         if self._upload is None:
             self._put_whole(size, crc32c)
         else:
-            self._wait_for_parts()
+            self.wait_for_parts()
             self._complete(size, crc32c)
-        self._ended = True
-        _open_sinks.discard(self)
+        self._let_go()
 
     def abort(self) -> None:
+        self._abort(_ABORT_SECONDS)
+
+    def _abort(self, seconds: float) -> None:
         if self._ended or self._pid != os.getpid():
             return
+        self._let_go()
+        if self._upload is not None and self.drops_parts:
+            request = self._drop_upload()
+            if seconds and not request.has_ended(seconds):
+                logger.warning("abort %s: the store has not answered yet whether it drops the parts", self._uri)
+
+    def drop(self) -> None:
+        """As `abort`, for the garbage collector: without waiting, and without a lock."""
+        leave_work(lambda: self._abort(0))
+
+    def _let_go(self) -> None:
         self._ended = True
         _open_sinks.discard(self)
         for request in list(self._under_way.values()):
-            if request is not None:
-                request.cancel()
-        if self._upload is not None:
-            self._drop_upload()
+            request.cancel()
+        # They hold on to the stage, and it to them.
+        self._first = None
+        self.on_failure = lambda error: None
 
     def _create(self) -> str:
-        headers = []
+        headers = _type_headers(self._content_type)
         if self._connection.settings.checksums:
-            headers = [("x-amz-checksum-algorithm", "CRC32C"), ("x-amz-checksum-type", "FULL_OBJECT")]
+            headers += [("x-amz-checksum-algorithm", "CRC32C"), ("x-amz-checksum-type", "FULL_OBJECT")]
         answer = self._connection.ask(
             Call("CreateMultipartUpload", "POST", self._uri.container, self._uri.key, "uploads=", headers)
         )
@@ -146,11 +174,10 @@ class S3Sink:
             _checksum_headers(self._connection, block.crc32c),
             block.data,
         )
+        request = Request(self._connection, call, done)
         with self._changed:
-            self._under_way[number] = None
-            request = self._connection.begin(call, done)
-            if number in self._under_way:  # else it has failed at once
-                self._under_way[number] = request
+            self._under_way[number] = request
+        request.start()
 
     def _part_done(self, block: Block, number: int, result: Answer | Exception) -> None:
         failure = result if isinstance(result, Exception) else None
@@ -171,7 +198,8 @@ class S3Sink:
         if failure is not None and not self._ended:
             self.on_failure(failure)
 
-    def _wait_for_parts(self) -> None:
+    def wait_for_parts(self) -> None:
+        """Until all parts that were handed over are stored, or one has failed, which is raised."""
         with self._changed:
             while self._under_way and self._failure is None:
                 self._changed.wait(0.5)
@@ -180,7 +208,7 @@ class S3Sink:
 
     def _put_whole(self, size: int, crc32c: int) -> None:
         data = self._first.data if self._first is not None else memoryview(b"")
-        put_whole(self._connection, self._uri, data, crc32c)
+        self.etag = put_whole(self._connection, self._uri, data, crc32c, self._content_type)
         self._verify(size, crc32c)
 
     def _complete(self, size: int, crc32c: int) -> None:
@@ -208,7 +236,7 @@ class S3Sink:
             logger.debug("%s; but the object is stored", error)
             return
         try:
-            s3_xml.text(s3_xml.parse(answer.body, "CompleteMultipartUploadResult"), "ETag")
+            self.etag = s3_xml.text(s3_xml.parse(answer.body, "CompleteMultipartUploadResult"), "ETag")
         except s3_xml.MalformedAnswerError as error:
             if not self._is_stored(size, crc32c):
                 raise self._error(f"the upload was not completed: {error}") from error
@@ -236,10 +264,18 @@ class S3Sink:
         return answer.headers.get("content-length") == str(size) and stored == base64_crc(crc32c)
 
     def _verify(self, size: int, crc32c: int) -> None:
+        """Asks the store what it has; what it has acknowledged stands, also when it does not tell."""
+        self.acknowledged = True
         verify = self._connection.settings.verify
         if verify == "none":
             return
-        answer = self._head()
+        try:
+            answer = self._head()
+        except _errors.S3dlioError as error:
+            if not isinstance(error, _errors.NotFoundError):
+                error.args = (f"{error}; the store has acknowledged the object, but it could not be verified",)
+                raise
+            answer = Answer(404, {}, b"")
         found = answer.headers.get("content-length")
         stored = answer.headers.get("x-amz-checksum-crc32c", "")
         # A checksum of another kind tells nothing: that of a multipart upload by parts ends in their number.
@@ -249,20 +285,17 @@ class S3Sink:
                 f"finalize {self._uri}: {found} bytes with the checksum {stored or 'unknown'} stand there, and {size} "
                 f"with {base64_crc(crc32c)} were sent: they are lost, or another writer has replaced them"
             )
+            self.acknowledged = False
             raise _errors.CorruptDataError(text, operation="finalize", uri=str(self._uri))
 
-    def _drop_upload(self) -> None:
-        """Gives back what the server keeps of the parts.  Never raises; `list_stale_uploads` shows what is left."""
+    def _drop_upload(self) -> Request:
+        """Begins to give back what the server keeps of the parts; `list_stale_uploads` shows what is left."""
 
         def done(result: Answer | Exception) -> None:
             if isinstance(result, Exception) and not isinstance(result, _errors.NotFoundError):
                 logger.warning("%s: an unfinished upload is left in the store", result)
 
-        request = self._connection.begin(abort_call(self._uri, self._upload or ""), done)
-        # The garbage collector may have come here on a thread of awscrt, which the answer needs.
-        if not isinstance(threading.current_thread(), threading._DummyThread):
-            with suppress(_errors.S3dlioError):
-                request.wait()
+        return self._connection.begin(abort_call(self._uri, self._upload or ""), done)
 
     def _error(self, what: str) -> _errors.StorageError:
         return _errors.StorageError(f"finalize {self._uri}: {what}", operation="finalize", uri=str(self._uri))
@@ -273,8 +306,12 @@ _open_sinks: weakref.WeakSet[S3Sink] = weakref.WeakSet()
 
 def _at_exit() -> None:
     """The interpreter ends: what is unfinished is dropped, while the connections still work."""
+    run_left_work()
     for sink in list(_open_sinks):
-        sink.abort()
+        try:
+            sink.abort()
+        except Exception as error:
+            logger.warning("abort at exit: %s", error)
 
 
 atexit.register(_at_exit)

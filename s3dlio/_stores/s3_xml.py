@@ -23,7 +23,7 @@ def parse(body: bytes, root: str) -> ElementTree.Element:
     """The document, without name spaces, if its root has this name."""
     try:
         tree = ElementTree.fromstring(body, ElementTree.XMLParser(target=_Builder()))
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two for an odd encoding
         raise MalformedAnswerError(f"no XML where {root} was expected: {error}") from error
     for element in tree.iter():
         element.tag = element.tag.rpartition("}")[2]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
+import signal
 import subprocess
 import time
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import servers
+from proxy import Fault, Proxy, wait_until
 
 import s3dlio
-from s3dlio._stores import s3_upload
+from s3dlio._stores import s3_client, s3_upload
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -105,7 +110,7 @@ def test_unfinished_stream_leaves_neither_object_nor_parts(s3: str) -> None:
         else:
             with pytest.warns(ResourceWarning, match="dropped unfinished"):
                 del writer
-        assert s3dlio.list_stale_uploads(uri) == []
+        assert wait_until(lambda: s3dlio.list_stale_uploads(uri) == [], 10)
         assert s3dlio.get(uri) == b"before"
 
 
@@ -243,3 +248,118 @@ def test_client_is_made_anew_after_a_fork(s3: str) -> None:
             time.sleep(0.02)
         assert os.waitstatus_to_exitcode(status) == 0
     assert [s3dlio.get(f"{s3}/forked-{number}") for number in range(4)] == [b"0", b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("key", ["../out", "/etc/out", "a/../../out", "a//b", "./a"])
+def test_download_of_a_key_that_leaves_the_folder_is_refused(moto: str, key: str, tmp_path: Path) -> None:
+    s3dlio.put(f"{moto}/escape/{key}", b"x")
+    s3dlio.put(f"{moto}/escape/good", b"x")
+    target = tmp_path / "to"
+    with pytest.raises(s3dlio.InvalidInputError, match="no name of a file below"):
+        s3dlio.download(f"{moto}/escape", target)
+    assert not target.exists()
+    s3dlio.delete(f"{moto}/escape", recursive=True)
+
+
+def test_download_through_a_link_that_leaves_the_folder_is_refused(s3: str, tmp_path: Path) -> None:
+    s3dlio.put(f"{s3}/link/away/file", b"x")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "to" / "away").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(s3dlio.InvalidInputError, match="a link leads"):
+        s3dlio.download(f"{s3}/link", tmp_path / "to")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_ctrl_c_ends_every_wait_at_once(s3: str, seaweed: servers.Server) -> None:
+    with Proxy(seaweed.url) as proxy:
+        s3dlio.configure_s3(endpoint_url=proxy.url)
+        s3dlio.put(f"{s3}/interrupt/a", bytes(100))
+
+        def stream() -> None:
+            with s3dlio.open_writer(f"{s3}/interrupt/b", buffer_size=PART, in_flight=1) as writer:
+                for _ in range(10):
+                    writer.write_chunk(bytes(PART))
+
+        waits: dict[str, Callable[[], object]] = {
+            "GetObject": lambda: s3dlio.get(f"{s3}/interrupt/a"),
+            "HeadObject": lambda: s3dlio.stat(f"{s3}/interrupt/a"),
+            "PutObject": lambda: s3dlio.put(f"{s3}/interrupt/b", bytes(100)),
+            "ListObjectsV2": lambda: s3dlio.list(f"{s3}/interrupt"),
+            "CreateMultipartUpload": stream,
+            "UploadPart": stream,
+            "CompleteMultipartUpload": stream,
+        }
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            for operation, wait in waits.items():
+                proxy.faults = [Fault("stall", operation, 1000)]
+                signal.setitimer(signal.ITIMER_REAL, 0.5)
+                began = time.monotonic()
+                with pytest.raises(KeyboardInterrupt):
+                    wait()
+                assert 0.3 < time.monotonic() - began < 1.5, operation
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        proxy.faults = []
+        assert not s3dlio.exists(f"{s3}/interrupt/b")
+        left = s3dlio.list_stale_uploads(f"{s3}/interrupt/")
+        assert len(left) <= 1  # of the answer to Create that never came
+        servers.disconnect()
+
+
+@pytest.mark.parametrize("name", ["tests?x", "te#sts", "te%73ts", "..", "a\r\nb", "", "te sts"])
+def test_bucket_name_with_a_meaning_of_its_own_is_refused(s3: str, name: str) -> None:
+    # DELETE /tests?x/a is not the deletion of an object: it deleted the bucket.
+    s3dlio.put(f"{s3}/keep", b"x")
+    for operation in (s3dlio.get, s3dlio.delete, s3dlio.stat, s3dlio.list, s3dlio.list_stale_uploads):
+        with pytest.raises(s3dlio.InvalidInputError):
+            operation(f"s3://{name}/a")
+    with pytest.raises(s3dlio.InvalidInputError):
+        s3dlio.put(f"s3://{name}/a", b"")
+    with pytest.raises(s3dlio.InvalidInputError):
+        s3dlio.delete_bucket(f"s3://{name}")
+    assert s3dlio.get(f"{s3}/keep") == b"x"
+
+
+def test_uploads_of_a_longer_name_are_left_alone(s3: str) -> None:
+    with s3dlio.open_writer(f"{s3}/run10/x", buffer_size=PART) as writer:
+        writer.write_chunk(bytes(3 * PART))
+        assert s3dlio.abort_stale_uploads(f"{s3}/run1", older_than=0) == []
+    assert s3dlio.stat(f"{s3}/run10/x")["size"] == 3 * PART
+
+
+def test_writers_in_garbage_do_not_stop_the_others(s3: str) -> None:
+    # The collector may come anywhere, also inside the making of a client: it waited for a lock of its own thread.
+    for _ in range(3):
+        writer = s3dlio.open_writer(f"{s3}/garbage/a", buffer_size=PART)
+        writer.write_chunk(bytes(2 * PART))
+        cycle: list[object] = [writer]
+        cycle.append(cycle)
+        with pytest.warns(ResourceWarning, match="dropped unfinished"):
+            del writer, cycle
+            before = gc.get_threshold()
+            gc.set_threshold(1)
+            try:
+                s3_client.close_all()
+                found = s3dlio.list(f"{s3}/garbage")
+            finally:
+                gc.set_threshold(*before)
+        assert found == []
+    assert wait_until(lambda: s3dlio.list_stale_uploads(f"{s3}/garbage") == [], 10)
+
+
+def test_finished_writers_leave_no_memory_to_the_collector(s3: str) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        alive = []
+        for number in range(5):
+            with s3dlio.open_writer(f"{s3}/cycles/{number}") as writer:
+                writer.write_chunk(bytes(1000))
+            alive.append(weakref.ref(writer._stream))
+            del writer
+        assert wait_until(lambda: not any(each() for each in alive), 5)
+    finally:
+        gc.enable()

@@ -1,0 +1,200 @@
+"""Objects between this machine's files and a store, and between stores."""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from s3dlio._errors import InvalidInputError, NotFoundError, StorageError
+from s3dlio._many import for_each, threads_for
+from s3dlio._native import pointer
+from s3dlio._options import WriterOptions
+from s3dlio._stores.base import Source
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import Uri, parse_uri
+from s3dlio._writer import ObjectWriter
+
+# Bytes that are read at once.
+_PIECE = 8 << 20
+
+Progress = Callable[[int, int], object]
+
+
+class _Count:
+    """What is done so far, for a function that is told (bytes done, bytes in all)."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def add(self, nbytes: int) -> None:
+        if self._progress is None:
+            return
+        with self._lock:  # so that the counts come in order
+            self._done += nbytes
+            self._progress(self._done, self._total)
+
+
+def upload(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    dest_uri: str,
+    max_in_flight: int = 16,
+    progress: Progress | None = None,
+    options: WriterOptions | None = None,
+) -> list[str]:
+    """Uploads files, and returns the URIs of the objects.
+
+    ``paths`` is a path, a pattern (``*``, ``?``, ``[…]``, ``**``) or several of them; a folder stands for all files
+    below it.  With one file and a ``dest_uri`` that does not end in ``/`` that is the object's name; otherwise each
+    file goes below it, under its name or, out of a folder, its path in there.  Up to ``max_in_flight`` files are on
+    their way at once.  ``progress(done, total)`` is told bytes.
+
+    A pattern that matches nothing raises NotFoundError, two files of one name InvalidInputError, before anything is
+    sent.  When one fails, no more are begun and the first failure is raised; what is stored stays.
+    """
+    targets = _targets(paths, parse_uri(dest_uri))
+    sizes = {path: Path(path).stat().st_size for path in targets.values()}
+    count = _Count(progress, sum(sizes.values()))
+    chosen = (options or WriterOptions()).snapshot()
+    stored: dict[Uri, str] = {}
+
+    def send(item: tuple[Uri, str]) -> None:
+        target, path = item
+        source_uri = Uri("file", "", os.path.abspath(path))
+        source = store_for(source_uri).open(source_uri)
+        try:
+            stored[target] = _pass_on(source, str(source_uri), target, chosen, count)
+        finally:
+            source.close()
+
+    for_each(targets.items(), send, threads_for(max_in_flight))
+    return [stored[target] for target in targets]
+
+
+def _targets(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], dest: Uri) -> dict[Uri, str]:
+    """The objects and the files that become them."""
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    found: list[tuple[str, str]] = []
+    for each in given:
+        found += _files(os.fspath(each))
+    if len(found) == 1 and dest.key and not dest.key.endswith("/") and not Path(os.fspath(given[0])).is_dir():
+        return {dest: found[0][0]}
+    folder = dest.key if not dest.key or dest.key.endswith("/") else dest.key + "/"
+    targets: dict[Uri, str] = {}
+    for path, name in found:
+        target = replace(dest, key=folder + name)
+        if target in targets:
+            raise InvalidInputError(f"upload {path}: {target} is also the target of {targets[target]}", uri=str(target))
+        targets[target] = path
+    return targets
+
+
+def _files(pattern: str) -> Iterator[tuple[str, str]]:
+    """The files of a path or pattern, each with the name that it gets."""
+    matches = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
+    if not matches:
+        raise NotFoundError(f"upload {pattern}: there is no such file", operation="upload", uri=pattern)
+    for path in matches:
+        if not os.path.isdir(path):
+            yield path, os.path.basename(path)
+            continue
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            for name in sorted(names):
+                full = os.path.join(folder, name)
+                if os.path.isfile(full):
+                    yield full, os.path.relpath(full, path)
+
+
+def download(
+    uri: str, dest_dir: str | os.PathLike[str], max_in_flight: int = 16, progress: Progress | None = None
+) -> list[str]:
+    """Downloads an object, or all objects below a prefix, into a folder, and returns the paths of the files.
+
+    An object goes to its last name, what is below a prefix to its path from there.  Each file appears when it is
+    complete and durable; what was there before stays until then.  A name that would lead out of the folder raises
+    InvalidInputError before anything is written.  ``max_in_flight`` and ``progress`` are those of `upload`.
+
+    Raises NotFoundError where there is neither.
+    """
+    parsed = parse_uri(uri)
+    store = store_for(parsed)
+    found = list(store.list(parsed, recursive=True))
+    if not found:
+        raise NotFoundError(f"download {uri}: there is no such object or prefix", operation="download", uri=uri)
+    folder = parsed.key if parsed.key.endswith("/") or not parsed.key else parsed.key + "/"
+    targets: dict[str, Uri] = {}
+    for each in found:
+        name = each.key.rpartition("/")[2] if each.key == parsed.key else each.key[len(folder) :]
+        if each.key.endswith("/"):
+            continue  # what some programs leave for an empty folder
+        path = _path_in(os.path.abspath(os.fspath(dest_dir)), name, each)
+        if path in targets:
+            raise InvalidInputError(f"download {each}: {path} is also the target of {targets[path]}", uri=str(each))
+        targets[path] = each
+    total = sum(store.stat(each)["size"] for each in targets.values()) if progress is not None else 0
+    count = _Count(progress, total)
+
+    def fetch(item: tuple[str, Uri]) -> None:
+        path, each = item
+        source = store.open(each)
+        try:
+            _pass_on(source, str(each), Uri("file", "", path), WriterOptions(), count)
+        finally:
+            source.close()
+
+    for_each(targets.items(), fetch, threads_for(max_in_flight))
+    return list(targets)
+
+
+def _path_in(folder: str, name: str, uri: Uri) -> str:
+    """The path of a name in a folder, if it stays in there."""
+    parts = name.split("/")
+    if name.startswith("/") or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise InvalidInputError(f"download {uri}: {name!r} is no name of a file below the folder", uri=str(uri))
+    path = os.path.join(folder, *parts)
+    # A link in the folder may lead elsewhere.
+    if os.path.commonpath([os.path.realpath(path), os.path.realpath(folder)]) != os.path.realpath(folder):
+        raise InvalidInputError(f"download {uri}: a link leads from {path} out of the folder", uri=str(uri))
+    return path
+
+
+def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None) -> str:
+    """Copies an object, within a store or between two, and returns the URI of the new one.
+
+    Within S3 the store itself does it, for objects of up to 5 GiB; else the bytes go through this process, in bounded
+    memory.
+    """
+    source_uri, target = parse_uri(src_uri), parse_uri(dest_uri)
+    chosen = (options or WriterOptions()).snapshot()
+    store = store_for(source_uri)
+    if source_uri.scheme == target.scheme and chosen.compression is None and store.copy(source_uri, target):
+        return str(target)
+    source = store.open(source_uri)
+    try:
+        return _pass_on(source, src_uri, target, chosen, _Count(None, 0))
+    finally:
+        source.close()
+
+
+def _pass_on(source: Source, name: str, target: Uri, options: WriterOptions, count: _Count) -> str:
+    """Streams an object through memory of a fixed size."""
+    size = source.size
+    buffer = bytearray(min(_PIECE, max(size, 1)))
+    view, data = memoryview(buffer), pointer(buffer)
+    with ObjectWriter(target, options) as writer:
+        done = 0
+        while done < size:
+            nbytes = source.readinto(done, data)
+            if nbytes == 0:
+                raise StorageError(f"read {name}: it ended after {done} of {size} bytes", operation="read", uri=name)
+            writer.write_chunk(view[:nbytes])
+            done += nbytes
+            count.add(nbytes)
+    return writer.uri
