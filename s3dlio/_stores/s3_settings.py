@@ -213,11 +213,14 @@ def _sections(path: str) -> dict[str, dict[str, str]]:
         return {}
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}") from error
+    wrong = None
     try:
         parser.read_string(text)
     except configparser.Error as error:
-        # Not its text, which shows the line: that may hold a secret.
-        raise InvalidInputError(f"{path} is no file of profiles: {type(error).__name__}") from None
+        wrong = type(error).__name__
+    if wrong:
+        # Not from the error, whose text shows the line: that may hold a secret.
+        raise InvalidInputError(f"{path} is no file of profiles: {wrong}")
     return {name.strip(): {key: value or "" for key, value in parser.items(name)} for name in parser.sections()}
 
 
