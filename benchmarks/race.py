@@ -55,7 +55,7 @@ class Unavailable(Exception):  # noqa: N818
     """This contender cannot run here; the others can."""
 
 
-class Ended(Exception):  # noqa: N818
+class EndedError(Exception):
     """A contender's process ended or hung instead of answering."""
 
 
@@ -72,7 +72,7 @@ class Worker:
             self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise Ended(f"{self.name} has ended") from error
+            raise EndedError(f"{self.name} has ended") from error
 
     def receive(self) -> dict[str, Any]:
         assert self._process.stdout
@@ -80,7 +80,7 @@ class Worker:
         line = self._process.stdout.readline() if ready else b""
         if not line:
             self._process.kill()
-            raise Ended(f"{self.name} {'has ended' if ready else 'did not answer in time'}")
+            raise EndedError(f"{self.name} {'has ended' if ready else 'did not answer in time'}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -236,7 +236,7 @@ class Race:
                 continue
             try:
                 answer = self.worker(name).run(str(self.path), *arguments)
-            except Ended as reason:
+            except EndedError as reason:
                 if name == names[0] or answers[name]:
                     raise
                 self.note(f"{name} is left out: {reason} (what it said stands above)")

@@ -152,4 +152,4 @@ def _part_size(value: int) -> int:
 def _sink_of(stream: Stream) -> S3Sink:
     if not isinstance(stream, StagedStream):
         raise UnsupportedError("only s3 has multipart uploads")
-    return stream.sink  # type: ignore[return-value]
+    return cast("S3Sink", stream.sink)

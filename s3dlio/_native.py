@@ -95,10 +95,10 @@ def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
         return ffi.from_buffer(buffer, require_writable=writable)
     except (BufferError, ValueError) as error:  # numpy says ValueError
         raise _errors.InvalidInputError(f"a C-contiguous buffer is needed: {error}") from error
-    except TypeError as error:
+    except TypeError:
         if isinstance(buffer, str):
             raise TypeError("a bytes-like object is needed, not str: encode it first") from None
-        raise error
+        raise
 
 
 def version() -> str:

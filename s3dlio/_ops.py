@@ -198,5 +198,5 @@ def abort_stale_uploads(uri: str, older_than: timedelta | float) -> list[StaleUp
     before = datetime.now(UTC) - age
     doomed = [upload for upload in list_stale_uploads(uri) if upload.begun <= before]
     for upload in doomed:
-        store.abort_upload(upload)
+        store.abort_upload(parse_uri(upload.uri), upload.upload_id)
     return doomed

@@ -31,7 +31,7 @@ class WriterOptions:
         come.
     ``level=3``
         Compression level, 1 (fast) to 22 (small).  Above 15 a job of one of the threads takes seconds to minutes, which
-        neither a write nor `finalize` can break off, and memory grows: with two threads about 320 MiB at 19, and 3 GiB
+        neither a write nor `finalize` can break off, and memory grows: hundreds of MiB at 19, gigabytes
         at 22.
     ``threads=None``
         Compression threads beside the caller; ``None`` is one for each processor, 0 is none.
@@ -169,12 +169,12 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
-def whole_number(name: str, value: object) -> int:
+def whole_number(name: str, value: Any) -> int:
     """The value of an argument, which may be any integer, as numpy's."""
     try:
         if isinstance(value, bool):
             raise TypeError
-        return operator.index(value)  # type: ignore[arg-type]
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, not {value!r}") from None
 

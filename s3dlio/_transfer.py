@@ -59,21 +59,21 @@ def upload(
     sent.  When one fails, no more are begun and the first failure is raised; what is stored stays.
     """
     targets = _targets(paths, parse_uri(dest_uri))
-    sizes = {path: Path(path).stat().st_size for path in targets.values()}
-    count = _Count(progress, sum(sizes.values()))
+    files = store_for(Uri("file", "", "/"))
+    sources = {target: Uri("file", "", os.path.abspath(path)) for target, path in targets.items()}
+    count = _Count(progress, sum(files.stat(source)["size"] for source in sources.values()))
     chosen = (options or WriterOptions()).snapshot()
     stored: dict[Uri, str] = {}
 
-    def send(item: tuple[Uri, str]) -> None:
-        target, path = item
-        source_uri = Uri("file", "", os.path.abspath(path))
-        source = store_for(source_uri).open(source_uri)
+    def send(item: tuple[Uri, Uri]) -> None:
+        target, source_uri = item
+        source = files.open(source_uri)
         try:
             stored[target] = _pass_on(source, str(source_uri), target, chosen, count)
         finally:
             source.close()
 
-    for_each(targets.items(), send, threads_for(max_in_flight))
+    for_each(sources.items(), send, threads_for(max_in_flight))
     return [stored[target] for target in targets]
 
 
@@ -174,7 +174,8 @@ def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None) -> s
     source_uri, target = parse_uri(src_uri), parse_uri(dest_uri)
     chosen = (options or WriterOptions()).snapshot()
     store = store_for(source_uri)
-    if source_uri.scheme == target.scheme and chosen.compression is None and store.copy(source_uri, target):
+    as_it_is = source_uri.scheme == target.scheme and chosen.compression is None and chosen.content_type is None
+    if as_it_is and store.copy(source_uri, target):
         return str(target)
     source = store.open(source_uri)
     try:

@@ -135,8 +135,8 @@ class Store(ABC):
     def stale_uploads(self, uri: Uri) -> Iterator[StaleUpload]:
         raise self._no_buckets("list stale uploads", uri)
 
-    def abort_upload(self, upload: StaleUpload) -> None:
-        raise NotImplementedError
+    def abort_upload(self, uri: Uri, upload_id: str) -> None:
+        raise self._no_buckets("abort upload", uri)
 
     def _no_buckets(self, operation: str, uri: Uri) -> UnsupportedError:
         text = f"{operation} {uri}: only s3 has that"
@@ -182,16 +182,6 @@ class Sink(Protocol):
         """The same for the garbage collector, see `Stream`.  The blocks stay for as long as it holds them."""
 
     acknowledged: bool
-
-
-class _Keep:
-    """Keeps an object for as long as a pointer into it is used: its destructor, which does nothing."""
-
-    def __init__(self, kept: object) -> None:
-        self._kept = kept
-
-    def __call__(self, pointer: object) -> None:
-        pass
 
 
 class StagedStream:
@@ -251,8 +241,9 @@ class StagedStream:
         """The room that is left in the block at hand, to be filled without a copy."""
         room, size = ffi.new("void **"), ffi.new("size_t *")
         self._run(lambda: int(lib.s3dlio_stage_reserve(self._stage, SLICE_MS, room, size)), "reserve")
-        # It keeps the stage and so the block, also after the end.
-        return memoryview(ffi.buffer(ffi.gc(room[0], _Keep(self._handle)), size[0]))
+        handle = self._handle
+        # The destructor only holds on to the stage, and so to the block, also after the end.
+        return memoryview(ffi.buffer(ffi.gc(room[0], lambda pointer: handle), size[0]))
 
     def commit(self, nbytes: int) -> None:
         """Takes the first bytes of what was reserved into the stream."""

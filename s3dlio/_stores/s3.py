@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -21,8 +20,18 @@ from s3dlio._stores import s3_xml
 from s3dlio._stores.base import ObjectStat, StagedStream, StaleUpload, Store
 from s3dlio._stores.s3_client import Answer, Call, Connection, DeclinedError, Request, connection_for
 from s3dlio._stores.s3_settings import current_settings
-from s3dlio._stores.s3_upload import MAX_PART, MIN_PART, S3Sink, abort_call, base64_crc, part_size, put_whole
-from s3dlio._uri import Uri, parse_uri
+from s3dlio._stores.s3_upload import (
+    MAX_PART,
+    MIN_PART,
+    S3Sink,
+    abort_call,
+    base64_crc,
+    head_call,
+    part_size,
+    put_whole,
+    whole_crc,
+)
+from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
     from s3dlio._options import WriterOptions
@@ -43,7 +52,7 @@ class S3Source:
         self._uri = uri
         self._etag = _header(answer, "etag", uri, "open")
         self._size = int(_header(answer, "content-length", uri, "open"))
-        self._crc32c = answer.headers.get("x-amz-checksum-crc32c", "")
+        self._crc32c = whole_crc(answer)
 
     @property
     def size(self) -> int:
@@ -51,7 +60,7 @@ class S3Source:
 
     def readinto(self, start: int, data: Any) -> int:
         count = self._read(start, data)
-        if count == self._size and self._crc32c and "-" not in self._crc32c:
+        if count == self._size and self._crc32c:
             # All of it, so that its checksum can be compared: a bit may have flipped on the way.
             for is_last in (False, True):
                 if base64_crc(crc32c(ffi.buffer(data, count))) == self._crc32c:
@@ -171,14 +180,15 @@ class S3Store(Store):
             answer = connection_for(current_settings()).ask(call)
         except DeclinedError:
             return None
-        checksum = answer.headers.get("x-amz-checksum-crc32c", "")
-        is_wrong = checksum and "-" not in checksum and base64_crc(crc32c(place.data)) != checksum
+        checksum = whole_crc(answer)
+        is_wrong = checksum and base64_crc(crc32c(place.data)) != checksum
         # A flipped bit, or an answer that is no object: the longer way finds out.
         return None if is_wrong or "etag" not in answer.headers else place.data
 
     def stat(self, uri: Uri) -> ObjectStat:
         answer = self._head(connection_for(current_settings()), uri, "stat")
-        changed = parsedate_to_datetime(_header(answer, "last-modified", uri, "stat"))
+        date = _header(answer, "last-modified", uri, "stat")
+        changed = _parsed(lambda: parsedate_to_datetime(date), "stat", uri)
         return ObjectStat(
             size=int(_header(answer, "content-length", uri, "stat")),
             last_modified=changed.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
@@ -187,9 +197,7 @@ class S3Store(Store):
 
     def _head(self, connection: Connection, uri: Uri, operation: str) -> Answer:
         _check_object(uri, operation, kind=_errors.NotFoundError)
-        return connection.ask(
-            Call("HeadObject", "HEAD", uri.container, uri.key, headers=[("x-amz-checksum-mode", "ENABLED")])
-        )
+        return connection.ask(head_call(uri))
 
     def copy(self, source: Uri, target: Uri) -> bool:
         _check_object(target, "copy")
@@ -308,16 +316,13 @@ class S3Store(Store):
             for upload in found:
                 if upload.key != uri.key and not upload.key.startswith(folder):
                     continue
-                begun = datetime.fromisoformat(upload.begun)
-                yield StaleUpload(str(replace(uri, key=upload.key)), upload.upload_id, begun)
+                yield StaleUpload(str(replace(uri, key=upload.key)), upload.upload_id, upload.begun)
             if after is None:
                 return
 
-    def abort_upload(self, upload: StaleUpload) -> None:
-        uri = parse_uri(upload.uri)
-        call = abort_call(uri, upload.upload_id)
+    def abort_upload(self, uri: Uri, upload_id: str) -> None:
         with suppress(_errors.NotFoundError):
-            connection_for(current_settings()).ask(call)
+            connection_for(current_settings()).ask(abort_call(uri, upload_id))
 
 
 Parsed = TypeVar("Parsed")
@@ -357,7 +362,7 @@ def _header(answer: Answer, name: str, uri: Uri, operation: str) -> str:
 def _parsed(parse: Callable[[], Parsed], operation: str, uri: Uri) -> Parsed:
     try:
         return parse()
-    except s3_xml.MalformedAnswerError as error:
+    except (s3_xml.MalformedAnswerError, ValueError) as error:
         raise _errors.StorageError(
             f"{operation} {uri}: the store's answer makes no sense: {error}", operation=operation, uri=str(uri)
         ) from error

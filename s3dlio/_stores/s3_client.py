@@ -257,7 +257,7 @@ class Request:
             if self._result is not None or attempt is not self._attempt:
                 return
             self._attempt = None
-        attempt.take_away()
+            attempt.take_away()  # before a caller's cancel() can find nothing to take away
         if self._attempts > settings.retries:
             if self._attempts > 1:
                 error.args = (f"{error} (tried {self._attempts} times)",)
@@ -479,8 +479,6 @@ class Connection:
             settings.addressing == "auto" and (self._host is not None or "." in bucket)
         )
         escaped = quote(key, safe="-._~/")
-        if not bucket:
-            return host, self._path + "/"
         if by_path:
             return host, f"{self._path}/{quote(bucket, safe='')}" + (f"/{escaped}" if key else "")
         return f"{bucket}.{host}", f"{self._path}/{escaped}"
@@ -531,13 +529,13 @@ def _credentials(settings: S3Settings, bootstrap: Any) -> Any:
                 raise RuntimeError(f"the function for credentials failed: {type(error).__name__}") from None
 
         return provider.new_delegate(delegate)
+    if settings.access_key_id:
+        return provider.new_static(settings.access_key_id, settings.secret_access_key, settings.session_token)
     if settings.profile:
         try:
             return provider.new_profile(bootstrap, profile_name=settings.profile)
         except Exception as error:
             raise _errors.InvalidInputError(f"the AWS profile {settings.profile!r} cannot be used: {error}") from error
-    if settings.access_key_id:
-        return provider.new_static(settings.access_key_id, settings.secret_access_key, settings.session_token)
     if settings.endpoint_url and not any(
         os.environ.get(name)
         for name in (

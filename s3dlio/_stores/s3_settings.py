@@ -9,7 +9,7 @@ import configparser
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,8 @@ def configure_s3(**settings: Any) -> None:
     ``region``
         (``AWS_REGION``, ``AWS_DEFAULT_REGION``, the profile's ``region``; ``us-east-1``).
     ``profile``
-        A section of the shared files, whose credentials then go before all others (``AWS_PROFILE``; ``default``).
+        A section of the shared files, whose credentials then go before those of the environment (``AWS_PROFILE``;
+        ``default``).
     ``access_key_id``, ``secret_access_key``, ``session_token``
         (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, the profile, web identity, and the
         metadata services of ECS and EC2; EC2 is not asked when there is an endpoint).
@@ -144,8 +145,7 @@ def current_settings() -> S3Settings:
     found = _from_profile(profile, *_shared_files(environment)) | _from_environment(environment)
     if environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         found.pop("endpoint_url", None)
-    settings = _settings_of(tuple((found | configured).items()))
-    return settings if settings.region else replace(settings, region="us-east-1")
+    return _settings_of(tuple(({"region": "us-east-1"} | found | configured).items()))
 
 
 @lru_cache(64)

@@ -73,6 +73,17 @@ def abort_call(uri: Uri, upload: str) -> Call:
     return Call("AbortMultipartUpload", "DELETE", uri.container, uri.key, f"uploadId={quote(upload, safe='')}")
 
 
+def head_call(uri: Uri) -> Call:
+    return Call("HeadObject", "HEAD", uri.container, uri.key, headers=[("x-amz-checksum-mode", "ENABLED")])
+
+
+def whole_crc(answer: Answer) -> str:
+    """The checksum of the whole object in an answer, or ''.  One by parts, which ends in their number, tells nothing of
+    the bytes together."""
+    checksum = answer.headers.get("x-amz-checksum-crc32c", "")
+    return "" if "-" in checksum else checksum
+
+
 class S3Sink:
     """Where the blocks of a stream go.  The first is held back: a stream that is no longer is one PUT."""
 
@@ -243,25 +254,13 @@ class S3Sink:
             return
         self._verify(size, crc32c)
 
-    def _head(self) -> Answer:
-        return self._connection.ask(
-            Call(
-                "HeadObject",
-                "HEAD",
-                self._uri.container,
-                self._uri.key,
-                headers=[("x-amz-checksum-mode", "ENABLED")],
-            )
-        )
-
     def _is_stored(self, size: int, crc32c: int) -> bool:
         """Whether what stands under the name now can be told to be this object."""
         try:
-            answer = self._head()
+            answer = self._connection.ask(head_call(self._uri))
         except _errors.NotFoundError:
             return False
-        stored = answer.headers.get("x-amz-checksum-crc32c")
-        return answer.headers.get("content-length") == str(size) and stored == base64_crc(crc32c)
+        return answer.headers.get("content-length") == str(size) and whole_crc(answer) == base64_crc(crc32c)
 
     def _verify(self, size: int, crc32c: int) -> None:
         """Asks the store what it has; what it has acknowledged stands, also when it does not tell."""
@@ -270,16 +269,15 @@ class S3Sink:
         if verify == "none":
             return
         try:
-            answer = self._head()
+            answer = self._connection.ask(head_call(self._uri))
         except _errors.S3dlioError as error:
             if not isinstance(error, _errors.NotFoundError):
                 error.args = (f"{error}; the store has acknowledged the object, but it could not be verified",)
                 raise
             answer = Answer(404, {}, b"")
         found = answer.headers.get("content-length")
-        stored = answer.headers.get("x-amz-checksum-crc32c", "")
-        # A checksum of another kind tells nothing: that of a multipart upload by parts ends in their number.
-        is_wrong = verify == "checksum" and stored and "-" not in stored and stored != base64_crc(crc32c)
+        stored = whole_crc(answer)
+        is_wrong = verify == "checksum" and stored and stored != base64_crc(crc32c)
         if found != str(size) or is_wrong:
             text = (
                 f"finalize {self._uri}: {found} bytes with the checksum {stored or 'unknown'} stand there, and {size} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import NoReturn
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
@@ -111,11 +112,20 @@ def complete_request(parts: Sequence[Part]) -> bytes:
 
 @dataclass(frozen=True)
 class Upload:
-    """A multipart upload that was begun and not ended: ``begun`` as the server writes it (RFC 3339)."""
+    """A multipart upload that was begun, and when, and not ended."""
 
     key: str
     upload_id: str
-    begun: str
+    begun: datetime
+
+
+def _time(written: str) -> datetime:
+    """RFC 3339; without a zone it is UTC."""
+    try:
+        found = datetime.fromisoformat(written)
+    except ValueError as error:
+        raise MalformedAnswerError(str(error)) from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def parse_uploads(body: bytes) -> tuple[list[Upload], tuple[str, str] | None]:
@@ -123,7 +133,7 @@ def parse_uploads(body: bytes) -> tuple[list[Upload], tuple[str, str] | None]:
     tree = parse(body, "ListMultipartUploadsResult")
     decode = unquote_plus if tree.findtext("EncodingType") == "url" else str
     found = [
-        Upload(decode(text(entry, "Key")), text(entry, "UploadId"), text(entry, "Initiated"))
+        Upload(decode(text(entry, "Key")), text(entry, "UploadId"), _time(text(entry, "Initiated")))
         for entry in tree.iterfind("Upload")
     ]
     if tree.findtext("IsTruncated") != "true":

@@ -81,6 +81,9 @@ def test_upload_of_nothing_or_of_two_to_one_name_is_refused_before_anything_is_s
         s3dlio.upload([files / "a.bin", files / "nothing*"], place.uri("refused/"))
     with pytest.raises(s3dlio.InvalidInputError, match="also the target"):
         s3dlio.upload([files / "a.bin", files / "deep" / "a.bin"], place.uri("refused/"))
+    (files / "dangling").symlink_to("nowhere")
+    with pytest.raises(s3dlio.NotFoundError, match="dangling"):
+        s3dlio.upload([files / "a.bin", files / "dangling"], place.uri("refused/"))
     assert s3dlio.list(place.uri("refused")) == []
     with pytest.raises(s3dlio.NotFoundError, match="no such object"):
         s3dlio.download(place.uri("nothing"), files)

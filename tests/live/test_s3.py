@@ -207,6 +207,24 @@ def test_credentials_may_come_from_a_function(s3: str, monkeypatch: pytest.Monke
     assert calls
 
 
+def test_credentials_of_a_named_profile_go_before_the_environment(
+    s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shared = tmp_path / "credentials"
+    shared.write_text(
+        f"[good]\naws_access_key_id = {servers.ACCESS_KEY}\naws_secret_access_key = {servers.SECRET_KEY}\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(shared))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
+    with pytest.raises(s3dlio.PermissionDeniedError):
+        s3dlio.put(f"{s3}/profile", b"x")
+    s3dlio.configure_s3(profile="good")
+    s3dlio.put(f"{s3}/profile", b"x")
+    s3dlio.configure_s3(profile="missing")
+    with pytest.raises(s3dlio.InvalidInputError, match="'missing' cannot be used"):
+        s3dlio.get(f"{s3}/profile")
+
+
 def test_missing_credentials_say_so(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
