@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from s3dlio._errors import InvalidInputError
-from s3dlio._ops import get, put
+from s3dlio._ops import get, put, put_arguments
 from s3dlio._options import WriterOptions, whole_number, writer_options
+from s3dlio._stores.registry import store_for
+from s3dlio._tasks import Task, run_many
+from s3dlio._uri import parse_uri
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -25,21 +29,44 @@ def put_many(
     """Stores many objects, given as pairs of URI and data, up to ``max_in_flight`` at once, in no particular order.
 
     Each is stored as by `put`, with these options or settings; files that wait for the disk share its flushes.  Items
-    are taken one by one as there is room, so a generator never has to hold more than are on their way.
+    are taken one by one as there is room, so a generator never has to hold more than are on their way.  Those that need
+    a thread to wait for them, as files do, are at most 16 at once.
 
     When one fails, no more are begun, and the first failure is raised once those on their way have ended; what is
     stored stays.  So it is with Ctrl-C and with an exception of the iterable.
     """
+    limit = _checked(max_in_flight)
     chosen = writer_options(options, settings).snapshot()
 
     def put_one(item: tuple[str, Buffer]) -> None:
-        try:
-            uri, data = item
-        except (TypeError, ValueError):
-            raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}") from None
-        put(uri, data, chosen)
+        put(*_pair(item), chosen)
 
-    for_each(items, put_one, threads_for(max_in_flight))
+    async def put_task(item: tuple[str, Buffer]) -> None:
+        uri, content, own = put_arguments(*_pair(item), chosen)
+        store = store_for(uri)
+        tasks = store.tasks_for_put(content, own)
+        if tasks is None:
+            store.put(uri, content, own)
+        else:
+            await tasks.put(uri, content, own)
+
+    rest = iter(items)
+    first = list(islice(rest, 1))
+    if not first:
+        return
+    everything = chain(first, rest)
+    if store_for(parse_uri(_pair(first[0])[0])).tasks() is None:
+        for_each(everything, put_one, threads_for(limit))
+    else:
+        run_many((put_task(item) for item in everything), limit)
+
+
+def _pair(item: tuple[str, Buffer]) -> tuple[str, Buffer]:
+    try:
+        uri, data = item
+    except (TypeError, ValueError):
+        raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}") from None
+    return uri, data
 
 
 def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, bytes]]:
@@ -47,22 +74,39 @@ def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, by
 
     All of them are in memory at the end.  The first failure is raised, once the reads on their way have ended.
     """
+    limit = _checked(max_in_flight)
     wanted = list(uris)
+    parsed = [parse_uri(uri) for uri in wanted]
+    tasks = {scheme: store_for(uri).tasks() for scheme, uri in {uri.scheme: uri for uri in parsed}.items()}
     found: dict[int, bytes] = {}
 
-    def get_one(item: tuple[int, str]) -> None:
-        found[item[0]] = get(item[1])
+    def get_tasks() -> Iterator[Task[None]]:
+        for number, uri in enumerate(parsed):
+            of_store = tasks[uri.scheme]
+            if of_store is not None:
+                yield take(number, of_store.get(uri))
 
-    for_each(enumerate(wanted), get_one, threads_for(max_in_flight))
+    async def take(number: int, task: Task[bytes]) -> None:
+        found[number] = await task
+
+    def get_one(number: int) -> None:
+        found[number] = get(wanted[number])
+
+    run_many(get_tasks(), limit)
+    for_each([number for number in range(len(wanted)) if number not in found], get_one, threads_for(limit))
     return [(uri, found[number]) for number, uri in enumerate(wanted)]
+
+
+def _checked(max_in_flight: int) -> int:
+    number = whole_number("max_in_flight", max_in_flight)
+    if number < 1:
+        raise InvalidInputError(f"max_in_flight must be at least 1, not {max_in_flight}")
+    return number
 
 
 def threads_for(max_in_flight: int) -> int:
     """How many threads do so much at once."""
-    number = whole_number("max_in_flight", max_in_flight)
-    if number < 1:
-        raise InvalidInputError(f"max_in_flight must be at least 1, not {max_in_flight}")
-    return min(number, _MAX_THREADS)
+    return min(_checked(max_in_flight), _MAX_THREADS)
 
 
 def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:

@@ -77,12 +77,7 @@ def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
     A range that goes past the end gives what there is, possibly ``b''``.  Raises InvalidInputError for a negative
     offset or length.
     """
-    offset = whole_number("offset", offset)
-    length = None if length is None else whole_number("length", length)
-    if offset < 0 or (length is not None and length < 0):
-        raise InvalidInputError(
-            f"get {uri}: offset {offset} and length {length} must not be negative", operation="get", uri=uri
-        )
+    offset, length = checked_range(uri, offset, length)
     began = time.monotonic()
     parsed = parse_uri(uri)
     source = store_for(parsed).open(parsed)
@@ -94,6 +89,16 @@ def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
     return data
 
 
+def checked_range(uri: str, offset: int, length: int | None) -> tuple[int, int | None]:
+    offset = whole_number("offset", offset)
+    length = None if length is None else whole_number("length", length)
+    if offset < 0 or (length is not None and length < 0):
+        raise InvalidInputError(
+            f"get {uri}: offset {offset} and length {length} must not be negative", operation="get", uri=uri
+        )
+    return offset, length
+
+
 def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings: Any) -> None:
     """Stores a whole object: complete, and durable as the options say, when the call returns.
 
@@ -101,14 +106,18 @@ def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings
     name gets ``.zst``, and an object of the plain name stays as it is.  A file of up to 1 MiB is one step, which
     neither Ctrl-C nor ``timeout`` breaks off.
     """
-    parsed = parse_uri(uri)
-    options = writer_options(options, settings)
-    if options.compression:
-        parsed = replace(parsed, key=options.stored_name(parsed.key))
-    content = data if type(data) is bytes else pointer(data)
+    parsed, content, options = put_arguments(uri, data, writer_options(options, settings))
     began = time.monotonic()
     store_for(parsed).put(parsed, content, options)
     logger.debug("put %s: %d bytes, %.3f s", uri, len(content), time.monotonic() - began)
+
+
+def put_arguments(uri: str, data: Buffer, options: WriterOptions) -> tuple[Uri, bytes | Any, WriterOptions]:
+    """What a store's `put` takes."""
+    parsed = parse_uri(uri)
+    if options.compression:
+        parsed = replace(parsed, key=options.stored_name(parsed.key))
+    return parsed, data if type(data) is bytes else pointer(data), options
 
 
 def stat(uri: str) -> ObjectStat:

@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -101,6 +102,9 @@ class Proxy:
         self.requests: list[str] = []
         self.fired = 0
         self._stall = 3600.0
+        # The loop alone would not keep a connection whose client has gone, and its end is not to come from the garbage
+        # collector in some other thread.
+        self._open: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Proxy:
         self._loop = asyncio.new_event_loop()
@@ -118,6 +122,9 @@ class Proxy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in self._open:
+                writer.transport.abort()
+            await asyncio.sleep(0.01)
 
         asyncio.run_coroutine_threadsafe(stop(), self._loop).result(20)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -135,6 +142,7 @@ class Proxy:
         return None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
         try:
             while await self._one(reader, writer):
                 pass
@@ -145,6 +153,9 @@ class Proxy:
             pass
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+            self._open.discard(writer)
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -15,6 +15,7 @@ from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, pointer, raise
 
 if TYPE_CHECKING:
     from s3dlio._options import WriterOptions
+    from s3dlio._tasks import Task
     from s3dlio._uri import Uri
 
 
@@ -86,8 +87,33 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+class Tasks(Protocol):
+    """The operations of a store that waits for requests, as coroutines: many at once need no threads.  They take and
+    raise what the methods of `Store` do."""
+
+    def get(self, uri: Uri) -> Task[bytes]: ...
+
+    def get_range(self, uri: Uri, offset: int, length: int | None) -> Task[bytes]: ...
+
+    def put(self, uri: Uri, data: bytes | Any, options: WriterOptions) -> Task[None]: ...
+
+    def stat(self, uri: Uri) -> Task[ObjectStat]: ...
+
+    def list(self, uri: Uri, recursive: bool) -> AsyncIterator[Uri]: ...
+
+    def delete(self, uri: Uri, recursive: bool) -> Task[None]: ...
+
+
 class Store(ABC):
     """A place for objects.  The methods take the whole URI; how they raise is that of `s3dlio`'s functions."""
+
+    def tasks(self) -> Tasks | None:
+        """Its operations as coroutines, if it has them."""
+        return None
+
+    def tasks_for_put(self, data: bytes | Any, options: WriterOptions) -> Tasks | None:
+        """The same, if `put` of this is one of them."""
+        return None
 
     @abstractmethod
     def create(self, uri: Uri, options: WriterOptions) -> Stream: ...

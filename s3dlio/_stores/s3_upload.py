@@ -19,7 +19,11 @@ from s3dlio import _errors
 from s3dlio._logging import logger
 from s3dlio._stores import s3_xml
 from s3dlio._stores.base import Block
-from s3dlio._stores.s3_client import Answer, Call, Connection, Request, leave_work, run_left_work
+from s3dlio._stores.s3_client import Connection
+from s3dlio._stores.s3_clock import leave_work, run_left_work
+from s3dlio._stores.s3_http import Answer, Call
+from s3dlio._stores.s3_request import Request
+from s3dlio._tasks import run
 
 if TYPE_CHECKING:
     from s3dlio._uri import Uri
@@ -57,10 +61,10 @@ def _type_headers(content_type: str | None) -> list[tuple[str, str]]:
     return [("content-type", content_type)] if content_type else []
 
 
-def put_whole(connection: Connection, uri: Uri, data: memoryview, crc: int, content_type: str | None) -> str:
+async def put_whole(connection: Connection, uri: Uri, data: memoryview, crc: int, content_type: str | None) -> str:
     """Stores a whole object in one request.  Returns its ETag."""
     headers = _checksum_headers(connection, crc) + _type_headers(content_type)
-    answer = connection.ask(Call("PutObject", "PUT", uri.container, uri.key, headers=headers, data=data))
+    answer = await connection.ask(Call("PutObject", "PUT", uri.container, uri.key, headers=headers, data=data))
     etag = answer.headers.get("etag")
     if not etag:
         raise _errors.StorageError(
@@ -159,9 +163,8 @@ class S3Sink:
         headers = _type_headers(self._content_type)
         if self._connection.settings.checksums:
             headers += [("x-amz-checksum-algorithm", "CRC32C"), ("x-amz-checksum-type", "FULL_OBJECT")]
-        answer = self._connection.ask(
-            Call("CreateMultipartUpload", "POST", self._uri.container, self._uri.key, "uploads=", headers)
-        )
+        call = Call("CreateMultipartUpload", "POST", self._uri.container, self._uri.key, "uploads=", headers)
+        answer = self._ask(call)
         try:
             return s3_xml.text(s3_xml.parse(answer.body, "InitiateMultipartUploadResult"), "UploadId")
         except s3_xml.MalformedAnswerError as error:
@@ -219,7 +222,7 @@ class S3Sink:
 
     def _put_whole(self, size: int, crc32c: int) -> None:
         data = self._first.data if self._first is not None else memoryview(b"")
-        self.etag = put_whole(self._connection, self._uri, data, crc32c, self._content_type)
+        self.etag = run(put_whole(self._connection, self._uri, data, crc32c, self._content_type))
         self._verify(size, crc32c)
 
     def _complete(self, size: int, crc32c: int) -> None:
@@ -237,7 +240,7 @@ class S3Sink:
             s3_xml.complete_request(self._parts),
         )
         try:
-            answer = self._connection.ask(call)
+            answer = self._ask(call)
         except _errors.S3dlioError as error:
             # The acknowledgement may have been lost on the way, and the repetition met an upload that is done.
             if not (error.code == "NoSuchUpload" or error.status is None or error.status >= 500):
@@ -257,7 +260,7 @@ class S3Sink:
     def _is_stored(self, size: int, crc32c: int) -> bool:
         """Whether what stands under the name now can be told to be this object."""
         try:
-            answer = self._connection.ask(head_call(self._uri))
+            answer = self._ask(head_call(self._uri))
         except _errors.NotFoundError:
             return False
         return answer.headers.get("content-length") == str(size) and whole_crc(answer) == base64_crc(crc32c)
@@ -269,7 +272,7 @@ class S3Sink:
         if verify == "none":
             return
         try:
-            answer = self._connection.ask(head_call(self._uri))
+            answer = self._ask(head_call(self._uri))
         except _errors.S3dlioError as error:
             if not isinstance(error, _errors.NotFoundError):
                 error.args = (f"{error}; the store has acknowledged the object, but it could not be verified",)
@@ -285,6 +288,9 @@ class S3Sink:
             )
             self.acknowledged = False
             raise _errors.CorruptDataError(text, operation="finalize", uri=str(self._uri))
+
+    def _ask(self, call: Call) -> Answer:
+        return run(self._connection.ask(call))
 
     def _drop_upload(self) -> Request:
         """Begins to give back what the server keeps of the parts; `list_stale_uploads` shows what is left."""

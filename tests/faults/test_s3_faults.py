@@ -12,7 +12,6 @@ import servers
 from proxy import Fault, Proxy
 
 import s3dlio
-from s3dlio._stores import s3_client
 
 MIB = 1 << 20
 PART = 5 * MIB
@@ -35,9 +34,9 @@ TO_ANSWERS = (
 
 @pytest.fixture
 def proxy(s3: str, seaweed: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    monkeypatch.setattr(s3_client, "LEAST_RATE", 1 << 30)  # so that a stall is one after 0.7 s
+    s3dlio.put(f"{s3}/first", b"")  # for which SeaweedFS makes its volumes, which takes seconds
     with Proxy(seaweed.url) as between:
-        s3dlio.configure_s3(endpoint_url=between.url, retries=3, backoff=0.02, stall_timeout=0.7, operation_timeout=20)
+        s3dlio.configure_s3(endpoint_url=between.url, retries=3, backoff=0.02, stall_timeout=1.0, operation_timeout=20)
         yield between
         between.faults = []
         between.chance = 0.0

@@ -1,0 +1,90 @@
+"""What went wrong with a request to S3, as our errors, and whether it may go better the next time."""
+
+from __future__ import annotations
+
+from s3dlio import _errors
+from s3dlio._stores.s3_http import Answer, Call
+
+_PASSING = {
+    "RequestTimeout",
+    "SlowDown",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "ThrottlingException",
+}
+
+# Of awscrt.
+_FINAL = {
+    "AWS_ERROR_INVALID_ARGUMENT",
+    "AWS_ERROR_HTTP_INVALID_HEADER_VALUE",
+    "AWS_ERROR_HTTP_INVALID_PATH",
+    "AWS_IO_DNS_INVALID_NAME",
+    "AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE",
+    "AWS_IO_TLS_HOST_NAME_MISMATCH",
+}
+
+_CODES: dict[str, type[_errors.S3dlioError]] = {
+    "NoSuchKey": _errors.NotFoundError,
+    "NoSuchBucket": _errors.NotFoundError,
+    "NoSuchUpload": _errors.NotFoundError,
+    "BadDigest": _errors.CorruptDataError,
+    "InvalidBucketName": _errors.InvalidInputError,
+    "KeyTooLongError": _errors.InvalidInputError,
+    "NotImplemented": _errors.UnsupportedError,
+}
+
+_STATUSES: dict[int, type[_errors.S3dlioError]] = {
+    401: _errors.PermissionDeniedError,
+    403: _errors.PermissionDeniedError,
+    404: _errors.NotFoundError,
+    501: _errors.UnsupportedError,
+}
+
+
+def error_of_answer(answer: Answer, code: str, message: str, call: Call) -> _errors.S3dlioError:
+    kind = _CODES.get(code) or _STATUSES.get(answer.status) or _errors.StorageError
+    parts = [part for part in (f"HTTP {answer.status}", code, message) if part]
+    if code in ("SlowDown", "ThrottlingException") or answer.status == 429:
+        parts.append("the store throttles its clients: send fewer requests at once")
+    request_id = answer.headers.get("x-amz-request-id")
+    shown = ": ".join(parts) + (f" (request {request_id})" if request_id else "")
+    error = kind(f"{call.what}: {shown}", operation=call.operation, uri=call.uri)
+    error.status, error.code, error.request_id = answer.status, code or None, request_id
+    return error
+
+
+def translate(error: Exception, call: Call) -> _errors.S3dlioError:
+    """An error of awscrt, or of ours."""
+    if isinstance(error, _errors.S3dlioError):
+        return error
+    name = getattr(error, "name", type(error).__name__)
+    if name in ("AWS_IO_SOCKET_TIMEOUT", "AWS_ERROR_HTTP_RESPONSE_FIRST_BYTE_TIMEOUT"):
+        kind: type[_errors.S3dlioError] = _errors.TimedOutError
+    elif "CREDENTIALS" in name or "AUTH" in name:
+        kind = _errors.PermissionDeniedError
+    else:
+        kind = _errors.StorageError
+    hint = "; no credentials were found: see configure_s3()" if kind is _errors.PermissionDeniedError else ""
+    text = f"{call.what}: {name}: {getattr(error, 'message', error)}{hint}"
+    translated = kind(text, operation=call.operation, uri=call.uri)
+    translated.__cause__ = error
+    return translated
+
+
+def is_final(error: Exception) -> bool:
+    """Whether the same call would fail again."""
+    name = getattr(error, "name", "")
+    if not name:
+        return True  # an exception of our own callbacks
+    return "CREDENTIALS" in name or "AUTH" in name or name in _FINAL
+
+
+def is_passing(status: int, code: str) -> bool:
+    """Whether what an answer says may be otherwise in a moment."""
+    return status in (408, 429, 500, 502, 503, 504) or code in _PASSING
+
+
+def is_damage(code: str) -> bool:
+    """Whether the bytes that came are not those that were sent."""
+    return code == "BadDigest" or code.startswith("XAmzContent")
