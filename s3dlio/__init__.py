@@ -9,6 +9,9 @@
 b'hello world'
 """
 
+import importlib as _importlib
+import typing as _typing
+
 from s3dlio._checksum import crc32c, crc32c_combine
 from s3dlio._errors import (
     BusyError,
@@ -52,14 +55,21 @@ from s3dlio._stores.s3_settings import configure_s3
 from s3dlio._transfer import copy, download, upload
 from s3dlio._writer import ObjectWriter, open_writer
 
+if _typing.TYPE_CHECKING:
+    from s3dlio import aio
+
 # The reference's names.
 PyObjectWriter = ObjectWriter
 PyWriterOptions = WriterOptions
+
+# What `get` and its relatives return: all that a view of bytes can do, without another copy.
+BytesView = bytes
 
 __version__ = version()
 
 __all__ = [
     "BusyError",
+    "BytesView",
     "ClosedError",
     "CorruptDataError",
     "ForkedError",
@@ -82,6 +92,7 @@ __all__ = [
     "WriterStats",
     "__version__",
     "abort_stale_uploads",
+    "aio",
     "configure_s3",
     "copy",
     "crc32c",
@@ -109,3 +120,9 @@ __all__ = [
     "upload",
     "version",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "aio":  # asyncio takes longer to import than all of this package
+        return _importlib.import_module("s3dlio.aio")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

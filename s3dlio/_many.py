@@ -35,14 +35,14 @@ def put_many(
     When one fails, no more are begun, and the first failure is raised once those on their way have ended; what is
     stored stays.  So it is with Ctrl-C and with an exception of the iterable.
     """
-    limit = _checked(max_in_flight)
+    limit = checked_limit(max_in_flight)
     chosen = writer_options(options, settings).snapshot()
 
     def put_one(item: tuple[str, Buffer]) -> None:
-        put(*_pair(item), chosen)
+        put(*pair(item), chosen)
 
     async def put_task(item: tuple[str, Buffer]) -> None:
-        uri, content, own = put_arguments(*_pair(item), chosen)
+        uri, content, own = put_arguments(*pair(item), chosen)
         store = store_for(uri)
         tasks = store.tasks_for_put(content, own)
         if tasks is None:
@@ -55,13 +55,13 @@ def put_many(
     if not first:
         return
     everything = chain(first, rest)
-    if store_for(parse_uri(_pair(first[0])[0])).tasks() is None:
+    if store_for(parse_uri(pair(first[0])[0])).tasks() is None:
         for_each(everything, put_one, threads_for(limit))
     else:
         run_many((put_task(item) for item in everything), limit)
 
 
-def _pair(item: tuple[str, Buffer]) -> tuple[str, Buffer]:
+def pair(item: tuple[str, Buffer]) -> tuple[str, Buffer]:
     try:
         uri, data = item
     except (TypeError, ValueError):
@@ -74,7 +74,7 @@ def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, by
 
     All of them are in memory at the end.  The first failure is raised, once the reads on their way have ended.
     """
-    limit = _checked(max_in_flight)
+    limit = checked_limit(max_in_flight)
     wanted = list(uris)
     parsed = [parse_uri(uri) for uri in wanted]
     tasks = {scheme: store_for(uri).tasks() for scheme, uri in {uri.scheme: uri for uri in parsed}.items()}
@@ -97,7 +97,7 @@ def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, by
     return [(uri, found[number]) for number, uri in enumerate(wanted)]
 
 
-def _checked(max_in_flight: int) -> int:
+def checked_limit(max_in_flight: int) -> int:
     number = whole_number("max_in_flight", max_in_flight)
     if number < 1:
         raise InvalidInputError(f"max_in_flight must be at least 1, not {max_in_flight}")
@@ -106,7 +106,7 @@ def _checked(max_in_flight: int) -> int:
 
 def threads_for(max_in_flight: int) -> int:
     """How many threads do so much at once."""
-    return min(_checked(max_in_flight), _MAX_THREADS)
+    return min(checked_limit(max_in_flight), _MAX_THREADS)
 
 
 def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -151,18 +151,26 @@ def list_objects(uri: str, recursive: bool = True, pattern: str | None = None) -
 def iter_objects(uri: str, recursive: bool = True, pattern: str | None = None) -> Iterator[str]:
     """The same one by one, for folders with more objects than should be in memory."""
     parsed = parse_uri(uri)
+    is_wanted = filter_for(uri, pattern)
+    found = store_for(parsed).list(parsed, recursive)
+    return (str(each) for each in found if is_wanted(each))
+
+
+def filter_for(uri: str, pattern: str | None) -> Callable[[Uri], bool]:
+    """Which of the objects below ``uri`` a regular expression wants."""
+    if pattern is None:
+        return lambda found: True
     try:
-        wanted = re.compile(pattern) if pattern is not None else None
+        wanted = re.compile(pattern)
     except re.error as error:
         raise InvalidInputError(f"list {uri}: {pattern!r} is no regular expression: {error}", uri=uri) from error
-    return _listed(parsed, recursive, wanted)
+    base = parse_uri(uri).key
 
+    def is_wanted(found: Uri) -> bool:
+        name = found.key[len(base) :].lstrip("/") if found.key != base else found.key.rpartition("/")[2]
+        return wanted.search(name) is not None
 
-def _listed(parsed: Uri, recursive: bool, wanted: re.Pattern[str] | None) -> Iterator[str]:
-    for found in store_for(parsed).list(parsed, recursive):
-        name = found.key[len(parsed.key) :].lstrip("/") if found.key != parsed.key else found.key.rpartition("/")[2]
-        if wanted is None or wanted.search(name):
-            yield str(found)
+    return is_wanted
 
 
 def delete(uri: str, recursive: bool = False) -> None:

@@ -86,14 +86,11 @@ def run_many(tasks: Iterable[Task[Any]], limit: int) -> None:
 
 
 def run_each(items: AsyncIterator[Result]) -> Iterator[Result]:
-    """What an asynchronous iterator of ours yields, one by one."""
-    while True:
-        try:
-            item = run(_next(items))
-        except StopAsyncIteration:
-            return
+    """What an asynchronous iterator of ours yields, one by one; never None."""
+    while (item := run(next_of(items))) is not None:
         yield item
 
 
-async def _next(items: AsyncIterator[Result]) -> Result:
-    return await anext(items)
+async def next_of(items: AsyncIterator[Result]) -> Result | None:
+    """The next one, or None at the end."""
+    return await anext(items, None)

@@ -21,8 +21,20 @@ ROOT = Path(__file__).parent.parent
 
 def test_all_lists_the_public_names_in_order() -> None:
     public = {name for name, value in vars(s3dlio).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert set(s3dlio.__all__) == public | {"__version__"}
+    assert set(s3dlio.__all__) == public | {"__version__", "aio"}
     assert s3dlio.__all__ == sorted(s3dlio.__all__)
+
+
+def test_aio_has_the_operations_with_the_same_parameters() -> None:
+    assert s3dlio.aio.__all__ == sorted(s3dlio.aio.__all__)
+    operations = {name for name in s3dlio.__all__ if inspect.isfunction(getattr(s3dlio, name)) and name.islower()}
+    others = {"configure_s3", "crc32c", "crc32c_combine", "init_logging", "open_reader", "open_writer", "version"}
+    makers = {name for name in operations if name.startswith("create_") and name.endswith("_writer")}
+    assert set(s3dlio.aio.__all__) == operations - others - makers
+    for name in s3dlio.aio.__all__:
+        there, here = inspect.signature(getattr(s3dlio, name)), inspect.signature(getattr(s3dlio.aio, name))
+        assert [str(each) for each in there.parameters.values()] == [str(each) for each in here.parameters.values()]
+        assert getattr(s3dlio.aio, name).__doc__, name
 
 
 def test_names_of_the_reference_are_there() -> None:

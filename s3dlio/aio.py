@@ -1,0 +1,266 @@
+"""The operations of `s3dlio` for asyncio: the same names, arguments, results and errors.
+
+>>> import asyncio
+>>> from s3dlio import aio
+>>> async def both():
+...     await aio.put("memory://demo/hello", b"hello world")
+...     return await aio.get("memory://demo/hello")
+>>> asyncio.run(both())
+b'hello world'
+
+What is asked of S3 needs no thread while it waits: a thousand may be on their way.  Other stores, and whole jobs
+(`upload`, `download`, `copy`, the lists of stale uploads, a `put` that is compressed or larger than 16 MiB), run in the
+thread pool of the event loop, one thread for each job.  A cancelled request is broken off at once; a job in a thread
+goes on to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from s3dlio import _many, _ops, _transfer
+from s3dlio._errors import NotAnObjectError, NotFoundError
+from s3dlio._options import WriterOptions, writer_options
+from s3dlio._stores.base import ObjectStat, StaleUpload
+from s3dlio._stores.registry import store_for
+from s3dlio._tasks import Task, next_of
+from s3dlio._transfer import Progress
+from s3dlio._uri import parse_uri
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = [
+    "abort_stale_uploads",
+    "copy",
+    "create_bucket",
+    "delete",
+    "delete_bucket",
+    "download",
+    "exists",
+    "get",
+    "get_many",
+    "get_range",
+    "iter_objects",
+    "list",
+    "list_stale_uploads",
+    "put",
+    "put_many",
+    "stat",
+    "upload",
+]
+
+# More than this wait for each other in any case.
+_MAX_IN_FLIGHT = 1024
+
+# `list` is a function in here.
+List: TypeAlias = builtins.list
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+async def get(uri: str) -> bytes:
+    """As `s3dlio.get`."""
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        return await asyncio.to_thread(_ops.get, uri)
+    return await _wait_for(tasks.get(parsed))
+
+
+async def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
+    """As `s3dlio.get_range`."""
+    offset, length = _ops.checked_range(uri, offset, length)
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        return await asyncio.to_thread(_ops.get_range, uri, offset, length)
+    return await _wait_for(tasks.get_range(parsed, offset, length))
+
+
+async def get_many(uris: Iterable[str], max_in_flight: int = 64) -> List[tuple[str, bytes]]:
+    """As `s3dlio.get_many`."""
+    wanted = [*uris]
+    for uri in wanted:
+        parse_uri(uri)
+    found: dict[int, bytes] = {}
+
+    async def take(item: tuple[int, str]) -> None:
+        found[item[0]] = await get(item[1])
+
+    await _for_each(enumerate(wanted), take, _many.checked_limit(max_in_flight))
+    return [(uri, found[number]) for number, uri in enumerate(wanted)]
+
+
+async def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings: Any) -> None:
+    """As `s3dlio.put`.  The data must stay as they are until it returns."""
+    chosen = writer_options(options, settings).snapshot()
+    parsed, content, chosen = _ops.put_arguments(uri, data, chosen)
+    store = store_for(parsed)
+    tasks = store.tasks_for_put(content, chosen)
+    if tasks is None:
+        await asyncio.to_thread(store.put, parsed, content, chosen)
+    else:
+        await _wait_for(tasks.put(parsed, content, chosen))
+
+
+async def put_many(
+    items: Iterable[tuple[str, Buffer]], max_in_flight: int = 64, options: WriterOptions | None = None, **settings: Any
+) -> None:
+    """As `s3dlio.put_many`."""
+    chosen = writer_options(options, settings).snapshot()
+
+    async def put_one(item: tuple[str, Buffer]) -> None:
+        await put(*_many.pair(item), chosen)
+
+    await _for_each(items, put_one, _many.checked_limit(max_in_flight))
+
+
+async def stat(uri: str) -> ObjectStat:
+    """As `s3dlio.stat`."""
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        return await asyncio.to_thread(_ops.stat, uri)
+    return await _wait_for(tasks.stat(parsed))
+
+
+async def exists(uri: str) -> bool:
+    """As `s3dlio.exists`."""
+    try:
+        await stat(uri)
+    except (NotFoundError, NotAnObjectError):
+        return False
+    return True
+
+
+async def iter_objects(uri: str, recursive: bool = True, pattern: str | None = None) -> AsyncIterator[str]:
+    """As `s3dlio.iter_objects`, for ``async for``."""
+    is_wanted = _ops.filter_for(uri, pattern)
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        for name in await asyncio.to_thread(_ops.list_objects, uri, recursive, pattern):
+            yield name
+        return
+    found = tasks.list(parsed, recursive)
+    while (each := await _wait_for(next_of(found))) is not None:
+        if is_wanted(each):
+            yield str(each)
+
+
+async def list(  # noqa: A001
+    uri: str, recursive: bool = True, pattern: str | None = None
+) -> List[str]:
+    """As `s3dlio.list`."""
+    return [each async for each in iter_objects(uri, recursive, pattern)]
+
+
+async def delete(uri: str, recursive: bool = False) -> None:
+    """As `s3dlio.delete`."""
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        await asyncio.to_thread(_ops.delete, uri, recursive)
+    else:
+        await _wait_for(tasks.delete(parsed, recursive))
+
+
+async def create_bucket(uri: str) -> None:
+    """As `s3dlio.create_bucket`."""
+    await asyncio.to_thread(_ops.create_bucket, uri)
+
+
+async def delete_bucket(uri: str) -> None:
+    """As `s3dlio.delete_bucket`."""
+    await asyncio.to_thread(_ops.delete_bucket, uri)
+
+
+async def list_stale_uploads(uri: str) -> List[StaleUpload]:
+    """As `s3dlio.list_stale_uploads`."""
+    return await asyncio.to_thread(_ops.list_stale_uploads, uri)
+
+
+async def abort_stale_uploads(uri: str, older_than: timedelta | float) -> List[StaleUpload]:
+    """As `s3dlio.abort_stale_uploads`."""
+    return await asyncio.to_thread(_ops.abort_stale_uploads, uri, older_than)
+
+
+async def upload(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    dest_uri: str,
+    max_in_flight: int = 16,
+    progress: Progress | None = None,
+    options: WriterOptions | None = None,
+) -> List[str]:
+    """As `s3dlio.upload`.  ``progress`` is called from other threads."""
+    return await asyncio.to_thread(_transfer.upload, paths, dest_uri, max_in_flight, progress, options)
+
+
+async def download(
+    uri: str, dest_dir: str | os.PathLike[str], max_in_flight: int = 16, progress: Progress | None = None
+) -> List[str]:
+    """As `s3dlio.download`.  ``progress`` is called from other threads."""
+    return await asyncio.to_thread(_transfer.download, uri, dest_dir, max_in_flight, progress)
+
+
+async def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None) -> str:
+    """As `s3dlio.copy`."""
+    return await asyncio.to_thread(_transfer.copy, src_uri, dest_uri, options)
+
+
+async def _wait_for(task: Task[Result]) -> Result:
+    """Runs one of the package's coroutines in this event loop."""
+    loop = asyncio.get_running_loop()
+    error: BaseException | None = None
+    while True:
+        try:
+            awaited = task.send(None) if error is None else task.throw(error)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        error = None
+        ended = loop.create_future()
+
+        def wake(ended: asyncio.Future[None] = ended) -> None:
+            with suppress(RuntimeError):  # the loop was closed, and nobody waits any more
+                loop.call_soon_threadsafe(_set, ended)
+
+        awaited.on_end(wake)
+        try:
+            await ended
+        except BaseException as interrupt:  # a cancellation, which the task has to clear up after
+            error = interrupt
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], limit: int) -> None:
+    """Waits for ``work`` with each item, up to ``limit`` at once, each taken when there is room for it.
+
+    When one fails no more are begun, and the first failure is raised once the others have ended.
+    """
+    todo = iter(items)
+    failures: List[Exception] = []
+
+    async def take_turns() -> None:
+        try:
+            for item in todo:
+                await work(item)
+                if failures:
+                    return
+        except Exception as error:
+            failures.append(error)
+
+    await asyncio.gather(*(take_turns() for _ in range(min(limit, _MAX_IN_FLIGHT))))
+    if failures:
+        raise failures[0]
