@@ -56,6 +56,10 @@ class WriterOptions:
     ``content_type=None``
         S3: the media type that is kept with the object, as ``'application/octet-stream'``; ``None`` is the store's
         default.
+    ``verify=None``
+        S3: what the store is asked after it has acknowledged the object: ``'size'``, ``'checksum'`` (that too, where
+        the store keeps one) or ``'none'``.  ``None`` is ``verify`` of `configure_s3` for a stream, and ``'none'`` for
+        `put` of what fits into one request.
     ``timeout=300.0``
         Seconds without any progress of the device after which a call fails; not for files with
         ``durability='none'`` that go through the page cache.
@@ -73,11 +77,13 @@ class WriterOptions:
     require_direct: bool = False
     create_parents: bool = True
     content_type: str | None = None
+    verify: str | None = None
     timeout: float = 300.0
 
     def __post_init__(self) -> None:
         _one_of("compression", self.compression, (None, "zstd"))
         _one_of("durability", self.durability, DURABILITIES)
+        _one_of("verify", self.verify, (None, "none", "size", "checksum"))
         _whole("level", self.level, lib.S3DLIO_ZSTD_LEVEL_MIN, lib.S3DLIO_ZSTD_LEVEL_MAX)
         if self.threads is not None:
             _whole("threads", self.threads, 0, 256)

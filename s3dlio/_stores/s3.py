@@ -49,7 +49,7 @@ class S3Store(Store):
     def create(self, uri: Uri, options: WriterOptions) -> StagedStream:
         check_object(uri, "open")
         size = max(options.block_size() or DEFAULT_BLOCK, MIN_PART)
-        sink = S3Sink(connection_for(current_settings()), uri, options.content_type)
+        sink = S3Sink(connection_for(current_settings()), uri, options)
         stream = StagedStream(
             sink, uri, replace(options, buffer_size=size), size_of=lambda index: part_size(index + 1, size)
         )

@@ -166,7 +166,7 @@ class S3Tasks:
         """By one request."""
         check_object(uri, "put")
         view = memoryview(data if isinstance(data, bytes) else ffi.buffer(data))
-        await put_whole(self.connection, uri, view, crc32c(view), options.content_type)
+        await put_whole(self.connection, uri, view, crc32c(view), options.content_type, options.verify or "none")
 
     async def stat(self, uri: Uri) -> ObjectStat:
         answer = await self._head(uri, "stat")

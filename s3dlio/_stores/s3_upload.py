@@ -26,6 +26,7 @@ from s3dlio._stores.s3_request import Request
 from s3dlio._tasks import run
 
 if TYPE_CHECKING:
+    from s3dlio._options import WriterOptions
     from s3dlio._uri import Uri
 
 # "Amazon S3 multipart upload limits" in the User Guide.
@@ -61,7 +62,9 @@ def _type_headers(content_type: str | None) -> list[tuple[str, str]]:
     return [("content-type", content_type)] if content_type else []
 
 
-async def put_whole(connection: Connection, uri: Uri, data: memoryview, crc: int, content_type: str | None) -> str:
+async def put_whole(
+    connection: Connection, uri: Uri, data: memoryview, crc: int, content_type: str | None, verify: str
+) -> str:
     """Stores a whole object in one request.  Returns its ETag."""
     headers = _checksum_headers(connection, crc) + _type_headers(content_type)
     answer = await connection.ask(Call("PutObject", "PUT", uri.container, uri.key, headers=headers, data=data))
@@ -70,7 +73,30 @@ async def put_whole(connection: Connection, uri: Uri, data: memoryview, crc: int
         raise _errors.StorageError(
             f"put {uri}: the store's answer has no ETag, so nothing may be stored", operation="put", uri=str(uri)
         )
+    await check_stored(connection, uri, len(data), crc, verify)
     return etag
+
+
+async def check_stored(connection: Connection, uri: Uri, size: int, crc: int, verify: str) -> None:
+    """Asks the store what it has.  What it has acknowledged stands, also when it does not tell."""
+    if verify == "none":
+        return
+    try:
+        answer = await connection.ask(head_call(uri))
+    except _errors.S3dlioError as error:
+        if not isinstance(error, _errors.NotFoundError):
+            error.args = (f"{error}; the store has acknowledged the object, but it could not be verified",)
+            raise
+        answer = Answer(404, {}, b"")
+    found = answer.headers.get("content-length")
+    stored = whole_crc(answer)
+    is_wrong = verify == "checksum" and stored and stored != base64_crc(crc)
+    if found != str(size) or is_wrong:
+        text = (
+            f"finalize {uri}: {found} bytes with the checksum {stored or 'unknown'} stand there, and {size} with "
+            f"{base64_crc(crc)} were sent: they are lost, or another writer has replaced them"
+        )
+        raise _errors.CorruptDataError(text, operation="finalize", uri=str(uri))
 
 
 def abort_call(uri: Uri, upload: str) -> Call:
@@ -93,9 +119,10 @@ class S3Sink:
 
     name = "s3"
 
-    def __init__(self, connection: Connection, uri: Uri, content_type: str | None) -> None:
+    def __init__(self, connection: Connection, uri: Uri, options: WriterOptions) -> None:
         self._connection = connection
-        self._content_type = content_type
+        self._content_type = options.content_type
+        self._verify_what = options.verify or connection.settings.verify
         # Of the object, when it is stored and the store has told.
         self.etag: str | None = None
         # Whether the store has said that it has the object.
@@ -222,7 +249,7 @@ class S3Sink:
 
     def _put_whole(self, size: int, crc32c: int) -> None:
         data = self._first.data if self._first is not None else memoryview(b"")
-        self.etag = run(put_whole(self._connection, self._uri, data, crc32c, self._content_type))
+        self.etag = run(put_whole(self._connection, self._uri, data, crc32c, self._content_type, "none"))
         self._verify(size, crc32c)
 
     def _complete(self, size: int, crc32c: int) -> None:
@@ -266,28 +293,12 @@ class S3Sink:
         return answer.headers.get("content-length") == str(size) and whole_crc(answer) == base64_crc(crc32c)
 
     def _verify(self, size: int, crc32c: int) -> None:
-        """Asks the store what it has; what it has acknowledged stands, also when it does not tell."""
         self.acknowledged = True
-        verify = self._connection.settings.verify
-        if verify == "none":
-            return
         try:
-            answer = self._ask(head_call(self._uri))
-        except _errors.S3dlioError as error:
-            if not isinstance(error, _errors.NotFoundError):
-                error.args = (f"{error}; the store has acknowledged the object, but it could not be verified",)
-                raise
-            answer = Answer(404, {}, b"")
-        found = answer.headers.get("content-length")
-        stored = whole_crc(answer)
-        is_wrong = verify == "checksum" and stored and stored != base64_crc(crc32c)
-        if found != str(size) or is_wrong:
-            text = (
-                f"finalize {self._uri}: {found} bytes with the checksum {stored or 'unknown'} stand there, and {size} "
-                f"with {base64_crc(crc32c)} were sent: they are lost, or another writer has replaced them"
-            )
+            run(check_stored(self._connection, self._uri, size, crc32c, self._verify_what))
+        except _errors.CorruptDataError:
             self.acknowledged = False
-            raise _errors.CorruptDataError(text, operation="finalize", uri=str(self._uri))
+            raise
 
     def _ask(self, call: Call) -> Answer:
         return run(self._connection.ask(call))

@@ -299,18 +299,23 @@ def test_ctrl_c_ends_every_wait_at_once(s3: str, seaweed: servers.Server) -> Non
                 for _ in range(10):
                     writer.write_chunk(bytes(PART))
 
-        waits: dict[str, Callable[[], object]] = {
-            "GetObject": lambda: s3dlio.get(f"{s3}/interrupt/a"),
-            "HeadObject": lambda: s3dlio.stat(f"{s3}/interrupt/a"),
-            "PutObject": lambda: s3dlio.put(f"{s3}/interrupt/b", bytes(100)),
-            "ListObjectsV2": lambda: s3dlio.list(f"{s3}/interrupt"),
-            "CreateMultipartUpload": stream,
-            "UploadPart": stream,
-            "CompleteMultipartUpload": stream,
-        }
+        def put_many() -> None:
+            s3dlio.put_many((f"{s3}/interrupt/b", bytes(100)) for _ in range(1000))
+
+        waits: list[tuple[str, Callable[[], object]]] = [
+            ("GetObject", lambda: s3dlio.get(f"{s3}/interrupt/a")),
+            ("GetObject", lambda: s3dlio.get_many([f"{s3}/interrupt/a"] * 1000)),
+            ("HeadObject", lambda: s3dlio.stat(f"{s3}/interrupt/a")),
+            ("PutObject", lambda: s3dlio.put(f"{s3}/interrupt/b", bytes(100))),
+            ("PutObject", put_many),
+            ("ListObjectsV2", lambda: s3dlio.list(f"{s3}/interrupt")),
+            ("CreateMultipartUpload", stream),
+            ("UploadPart", stream),
+            ("CompleteMultipartUpload", stream),
+        ]
         before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
-            for operation, wait in waits.items():
+            for operation, wait in waits:
                 proxy.faults = [Fault("stall", operation, 1000)]
                 signal.setitimer(signal.ITIMER_REAL, 0.5)
                 began = time.monotonic()
@@ -324,6 +329,25 @@ def test_ctrl_c_ends_every_wait_at_once(s3: str, seaweed: servers.Server) -> Non
         assert not s3dlio.exists(f"{s3}/interrupt/b")
         left = s3dlio.list_stale_uploads(f"{s3}/interrupt/")
         assert len(left) <= 1  # of the answer to Create that never came
+        servers.disconnect()
+
+
+def test_put_asks_what_is_stored_where_that_is_wanted(s3: str, seaweed: servers.Server) -> None:
+    with Proxy(seaweed.url) as proxy:
+        s3dlio.configure_s3(endpoint_url=proxy.url)
+        proxy.faults = [Fault("not stored", "PutObject", 1000)]
+        s3dlio.put(f"{s3}/lied", b"x")  # the answer was good
+        for verify in ("size", "checksum"):
+            with pytest.raises(s3dlio.CorruptDataError, match="lost"):
+                s3dlio.put(f"{s3}/lied", b"x", verify=verify)
+            with pytest.raises(s3dlio.CorruptDataError, match="lost"):
+                s3dlio.put_many([(f"{s3}/lied", b"x")], verify=verify)
+        proxy.faults = []
+        proxy.requests.clear()
+        s3dlio.put(f"{s3}/true", b"x", verify="checksum")
+        with s3dlio.open_writer(f"{s3}/true", verify="none") as writer:
+            writer.write_chunk(b"y")
+        assert proxy.requests == ["PutObject", "HeadObject", "PutObject"]
         servers.disconnect()
 
 

@@ -1,0 +1,75 @@
+"""S3 over TLS: certificates are checked, and parts go through whole."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+import servers
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from proxy import Proxy
+
+import s3dlio
+
+MIB = 1 << 20
+
+
+def certificate(folder: Path, address: str) -> ssl.SSLContext:
+    """A server's TLS, with a certificate for this address that also stands in ``folder/ca.pem``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "ca.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
+    return context
+
+
+def test_objects_go_through_tls(s3: str, seaweed: servers.Server, tmp_path: Path) -> None:
+    data = os.urandom(12 * MIB)
+    with Proxy(seaweed.url, certificate(tmp_path, "127.0.0.1")) as proxy:
+        s3dlio.configure_s3(endpoint_url=proxy.url, ca_bundle=str(tmp_path / "ca.pem"))
+        with s3dlio.open_writer(f"{s3}/tls/object", buffer_size=5 * MIB) as writer:
+            writer.write_chunk(data)
+        assert s3dlio.get(f"{s3}/tls/object") == data
+        assert s3dlio.get_many([f"{s3}/tls/object"] * 3) == [(f"{s3}/tls/object", data)] * 3
+        assert proxy.requests
+        servers.disconnect()
+
+
+@pytest.mark.parametrize(("address", "is_trusted"), [("127.0.0.1", False), ("127.0.0.2", True)])
+def test_wrong_certificate_is_refused_without_repetition(
+    s3: str, seaweed: servers.Server, tmp_path: Path, address: str, is_trusted: bool
+) -> None:
+    with Proxy(seaweed.url, certificate(tmp_path, address)) as proxy:
+        s3dlio.configure_s3(endpoint_url=proxy.url, ca_bundle=str(tmp_path / "ca.pem") if is_trusted else None)
+        began = time.monotonic()
+        with pytest.raises(s3dlio.StorageError, match="TLS") as caught:
+            s3dlio.put(f"{s3}/tls/refused", b"x")
+        assert caught.value.attempts == 1
+        # awscrt's TLS library waits 10 to 30 s on purpose after a handshake that failed, to hide why.
+        assert time.monotonic() - began < 60
+        assert proxy.requests == []
+        servers.disconnect()
