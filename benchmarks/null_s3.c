@@ -25,10 +25,11 @@
 #include <strings.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ETAG       "\"00112233445566778899aabbccddeeff\""
-#define DATE       "Thu, 01 Jan 2026 00:00:00 GMT"
+#define MODIFIED   "Thu, 01 Jan 2026 00:00:00 GMT"
 #define XML        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"
 #define NAMESPACE  " xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\""
 #define DATA_SIZE  ((size_t)64 << 10) /* stays in a cache close to the core */
@@ -165,18 +166,31 @@ send_all(int fd, const char *head, size_t head_size, uint64_t start, uint64_t co
     return true;
 }
 
+/* Status line and the headers that every answer has.  Clients take the date for the time. */
+static size_t
+begin_head(char *text, size_t size, const char *status)
+{
+    time_t now = time(NULL);
+    char date[64];
+    struct tm tm;
+
+    strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", gmtime_r(&now, &tm));
+    return (size_t)snprintf(text, size,
+                            "HTTP/1.1 %s\r\nServer: null\r\nDate: %s\r\nx-amz-request-id: 0\r\n",
+                            status, date);
+}
+
 /* A status, further headers, and a body of XML or none. */
 static bool
 answer(int fd, const char *status, const char *headers, const char *body)
 {
     char text[2048];
     const char *type = *body ? "Content-Type: application/xml\r\n" : "";
-    int size = snprintf(text, sizeof text,
-                        "HTTP/1.1 %s\r\nServer: null\r\nDate: " DATE "\r\nx-amz-request-id: 0\r\n"
-                        "%s%sContent-Length: %zu\r\n\r\n%s",
-                        status, headers, type, strlen(body), body);
+    size_t size = begin_head(text, sizeof text, status);
 
-    return send_all(fd, text, (size_t)size, 0, 0);
+    size += (size_t)snprintf(text + size, sizeof text - size, "%s%sContent-Length: %zu\r\n\r\n%s",
+                             headers, type, strlen(body), body);
+    return send_all(fd, text, size, 0, 0);
 }
 
 static bool
@@ -345,7 +359,7 @@ get(int fd, const struct request *r)
     bool is_head = strcmp(r->method, "HEAD") == 0;
     uint64_t size = size_of(r->path), start = 0, count = size;
     char text[1024], part[128] = "";
-    int length;
+    size_t length;
 
     if (size == UNKNOWN)
         return answer(fd, "404 Not Found", "",
@@ -360,12 +374,13 @@ get(int fd, const struct request *r)
                  (unsigned long long)start, (unsigned long long)(start + count - 1),
                  (unsigned long long)size);
     }
-    length = snprintf(text, sizeof text,
-                      "HTTP/1.1 %s\r\nServer: null\r\nDate: " DATE "\r\nx-amz-request-id: 0\r\n"
-                      "Last-Modified: " DATE "\r\nETag: " ETAG "\r\nAccept-Ranges: bytes\r\n"
-                      "Content-Type: application/octet-stream\r\n%sContent-Length: %llu\r\n\r\n",
-                      *part ? "206 Partial Content" : "200 OK", part, (unsigned long long)count);
-    return send_all(fd, text, (size_t)length, start, is_head ? 0 : count);
+    length = begin_head(text, sizeof text, *part ? "206 Partial Content" : "200 OK");
+    length +=
+        (size_t)snprintf(text + length, sizeof text - length,
+                         "Last-Modified: " MODIFIED "\r\nETag: " ETAG "\r\nAccept-Ranges: bytes\r\n"
+                         "Content-Type: application/octet-stream\r\n%sContent-Length: %llu\r\n\r\n",
+                         part, (unsigned long long)count);
+    return send_all(fd, text, length, start, is_head ? 0 : count);
 }
 
 /* Whether the path names an object, not only a bucket. */
