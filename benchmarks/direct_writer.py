@@ -3,30 +3,15 @@ direct writer, both with fsync(): a stream in chunks of 8 MiB."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from functools import partial
-from pathlib import Path
 
 import race
 import writers
-from race import BUILD, MIB, Contender, Race, Unavailable
-
-
-def bare_loop() -> list[str]:
-    program = BUILD / "bare_uring"
-    source = Path(__file__).with_name("bare_uring.c")
-    command = [os.environ.get("CC", "cc"), "-O2", "-march=native", "-Wall", "-Wextra", str(source), "-luring"]
-    try:
-        subprocess.run([*command, "-o", str(program)], check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise Unavailable("its C file cannot be compiled") from error
-    return [str(program)]
-
+from race import MIB, Contender, Race
 
 CONTENDERS = (
     Contender("s3dlio, direct://", partial(writers.ours, "direct")),
-    Contender("bare io_uring loop in C", command=bare_loop, target=0.9),
+    Contender("bare io_uring loop in C", command=lambda: [race.compiled("bare_uring.c", "-luring")], target=0.9),
     Contender("open().write(), fsync()", partial(writers.python_open, 0), target=1.2),
     Contender(
         "reference's direct writer, fsync()",

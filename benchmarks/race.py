@@ -132,6 +132,17 @@ def reference_python() -> str:
     return str(python)
 
 
+def compiled(source: str, *libraries: str) -> str:
+    """The program that one of our C files makes, compiled on every use."""
+    program = BUILD / Path(source).stem
+    command = [os.environ.get("CC", "cc"), "-O2", "-march=native", "-Wall", "-Wextra", "-pthread"]
+    try:
+        subprocess.run([*command, str(Path(__file__).with_name(source)), *libraries, "-o", str(program)], check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise Unavailable(f"{source} cannot be compiled") from error
+    return str(program)
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median(values), "min": min(values), "max": max(values)}
 
@@ -179,8 +190,7 @@ class Race:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for worker in self._workers.values():
-            worker.close()
+        self.end_workers()
         shutil.rmtree(self.folder)
         if kind is None:
             self._json.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +202,9 @@ class Race:
     def note(self, text: str) -> None:
         """One line for readers of the figures."""
         print(f"  {text}", flush=True)
-        self.result.setdefault("notes", []).append(text)
+        notes = self.result.setdefault("notes", [])
+        if text not in notes:
+            notes.append(text)
 
     def worker(self, name: str, instance: int = 0) -> Worker:
         key = f"{name} {instance}"
@@ -201,6 +213,12 @@ class Race:
             command = contender.command() if contender.command else [contender.python(), self._script, "--worker", name]
             self._workers[key] = Worker(name, command)
         return self._workers[key]
+
+    def end_workers(self) -> None:
+        """The next run of each contender is in a new process."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
 
     def available(self, names: Sequence[str]) -> list[str]:
         able = []
@@ -221,14 +239,16 @@ class Race:
         *,
         contenders: Sequence[str] | None = None,
         targets: dict[str, float] | None = None,
+        cpu_targets: dict[str, float] | None = None,
         before: Callable[[], None] = lambda: None,
         check: Callable[[Path, dict[str, Any]], None] = lambda path, answer: None,
         settle: bool = True,
         keep: bool = False,
     ) -> None:
         """Runs the contenders over all rounds with a path in a fresh folder and ``arguments``, and prints the rates:
-        ``amount`` in ``unit`` per second.  ``check`` raises when a contender has not done its work.  With ``keep`` the
-        files stay until the end: ext4 takes long to find an inode where many were deleted a moment ago."""
+        ``amount`` in ``unit`` per second.  With ``cpu_targets``, which may be empty, CPU time is compared as wall time
+        is.  ``check`` raises when a contender has not done its work.  With ``keep`` the files stay until the end: ext4
+        takes long to find an inode where many were deleted a moment ago."""
         names = self.available(contenders or list(self._contenders))
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for name in self.in_turn(names, before=before, settle=settle, keep=keep):
@@ -256,8 +276,13 @@ class Race:
                 pairs = zip(seconds[names[0]], seconds[name], strict=True)
                 row["ratio"] = spread([other / own for own, other in pairs])
                 target = (targets or {}).get(name, self._contenders[name].target)
-                if target is not None:
-                    row["target"] = f"at least {target}"
+                wanted = [] if target is None else [f"at least {target}"]
+                if cpu_targets is not None:
+                    cpus = zip(answers[names[0]][1:], answers[name][1:], strict=True)
+                    row["cpu_ratio"] = spread([other["cpu"] / own["cpu"] for own, other in cpus])
+                    wanted += [f"CPU {cpu_targets[name]}"] if name in cpu_targets else []
+                if wanted:
+                    row["target"] = ", ".join(wanted)
         self.add({"title": title, "unit": unit, "rounds": self.rounds, "ratio": "ours to it", "rows": rows})
 
     def in_turn(
@@ -291,7 +316,7 @@ def case_text(case: dict[str, Any]) -> str:
     lines = [f"{case['title']}, {case['rounds']} rounds"]
     for name, row in case["rows"].items():
         value = row["value"]
-        line = f"  {name:34} {value['median']:10.3f} {case['unit']:8} ({value['min']:.3f} to {value['max']:.3f})"
+        line = f"  {name:36} {value['median']:10.3f} {case['unit']:8} ({value['min']:.3f} to {value['max']:.3f})"
         if "cpu_seconds" in row:
             line += f"  cpu {row['cpu_seconds']:.3f} s"
         if "stored" in row:
@@ -299,6 +324,8 @@ def case_text(case: dict[str, Any]) -> str:
         if "ratio" in row:
             ratio = row["ratio"]
             line += f"  {case['ratio']} {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+        if "cpu_ratio" in row:
+            line += "  in CPU {median:.2f} ({min:.2f} to {max:.2f})".format(**row["cpu_ratio"])
         if "target" in row:
             line += f", target {row['target']}"
         lines.append(line)

@@ -41,8 +41,9 @@ def table(case: dict[str, Any]) -> str:
         cells["min to max"] = between(row["value"]) if case["rounds"] > 1 else ""
         cells["CPU s"] = number(row["cpu_seconds"]) if "cpu_seconds" in row else ""
         cells["stored bytes"] = f"{row['stored']:,}" if "stored" in row else ""
-        ratio = row.get("ratio")
-        cells[case.get("ratio", "ratio")] = "{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio) if ratio else ""
+        for key, column in (("ratio", case.get("ratio", "ratio")), ("cpu_ratio", f"{case.get('ratio')}, CPU")):
+            ratio = row.get(key)
+            cells[column] = "{median:.2f} ({min:.2f} to {max:.2f})".format(**ratio) if ratio else ""
         cells["target"] = row.get("target", "")
         rows.append(cells)
     columns = [column for column in rows[0] if any(cells[column] for cells in rows)]

@@ -89,10 +89,11 @@ def _program(name: str) -> str:
     return str(found)
 
 
-def start_seaweed() -> Server:
-    """SeaweedFS with its S3 gateway, which refuses wrong checksums and requests that are not signed."""
+def start_seaweed(where: Path | None = None) -> Server:
+    """SeaweedFS with its S3 gateway, which refuses wrong checksums and requests that are not signed.  It stores in a
+    folder of its own in ``where``, if not in the temporary one."""
     program = _program("weed")
-    folder = tempfile.TemporaryDirectory(prefix="s3dlio-weed-")
+    folder = tempfile.TemporaryDirectory(prefix="s3dlio-weed-", dir=where)
     data = Path(folder.name) / "data"
     data.mkdir()
     identity = {
