@@ -281,6 +281,12 @@ async def _not_stored(proxy: Proxy, request: Request, writer: Any) -> Response:
     return _answer("200 OK", headers='ETag: "0123456789abcdef0123456789abcdef"\r\n')
 
 
+async def _knows_no_checksums(proxy: Proxy, request: Request, writer: Any) -> Response:
+    if any(name.lower().startswith("x-amz-checksum-") for name, _ in request.headers):
+        return _answer("501 Not Implemented", ERROR.format("NotImplemented"))
+    return await proxy.forward(request)
+
+
 _ACTIONS: dict[str, Any] = {
     "500": _status_500,
     "503 SlowDown": _slow_down,
@@ -294,6 +300,7 @@ _ACTIONS: dict[str, Any] = {
     "flip in response": _flip_in_response,
     "stall": _stall,
     "not stored": _not_stored,
+    "knows no checksums": _knows_no_checksums,
 }
 
 KINDS = ("reset in mid body", *_ACTIONS)

@@ -25,8 +25,9 @@ from s3dlio._stores.s3_http import Answer, Call, Exchange, Pool
 from s3dlio._stores.s3_request import Request
 from s3dlio._stores.s3_settings import S3Settings
 
-# One event loop moves more than a network of 10 Gbit/s; a second helps where TLS takes the time.
-_EVENT_LOOPS = 2
+# One event loop moves 10 Gbit/s.  More of them help where there are processors to run them beside the caller: with TLS
+# the most, since only what is done outside of Python goes on at the same time.
+_EVENT_LOOPS = max(1, min(4, len(os.sched_getaffinity(0)) // 2))
 
 # S3 refuses a request whose date is 15 minutes off.
 _MAX_SIGNING_AGE = 30.0

@@ -47,11 +47,21 @@ def error_of_answer(answer: Answer, code: str, message: str, call: Call) -> _err
     parts = [part for part in (f"HTTP {answer.status}", code, message) if part]
     if code in ("SlowDown", "ThrottlingException") or answer.status == 429:
         parts.append("the store throttles its clients: send fewer requests at once")
+    if _refuses_checksums(answer.status, code, message, call):
+        parts.append("a store that takes no checksums needs configure_s3(checksums=False)")
     request_id = answer.headers.get("x-amz-request-id")
     shown = ": ".join(parts) + (f" (request {request_id})" if request_id else "")
     error = kind(f"{call.what}: {shown}", operation=call.operation, uri=call.uri)
     error.status, error.code, error.request_id = answer.status, code or None, request_id
     return error
+
+
+def _refuses_checksums(status: int, code: str, message: str, call: Call) -> bool:
+    """Whether that may be what is wrong: stores which do not know the headers say so in different ways."""
+    if not any(name.startswith("x-amz-checksum-") for name, _ in call.headers) or call.method not in ("PUT", "POST"):
+        return False
+    words = f"{code} {message}".lower()
+    return status == 501 or (status == 400 and ("checksum" in words or "x-amz-" in words or code == "InvalidArgument"))
 
 
 def translate(error: Exception, call: Call) -> _errors.S3dlioError:

@@ -351,6 +351,25 @@ def test_put_asks_what_is_stored_where_that_is_wanted(s3: str, seaweed: servers.
         servers.disconnect()
 
 
+def test_store_without_checksums_is_told_of_the_switch(s3: str, seaweed: servers.Server) -> None:
+    data = bytes(PART + 1)
+    with Proxy(seaweed.url) as proxy:
+        s3dlio.configure_s3(endpoint_url=proxy.url)
+        proxy.faults = [Fault("knows no checksums", name, 1000) for name in ("PutObject", "CreateMultipartUpload")]
+        for size in (1, PART + 1):
+            with (
+                pytest.raises(s3dlio.UnsupportedError, match=r"configure_s3\(checksums=False\)"),
+                s3dlio.open_writer(f"{s3}/unchecked", buffer_size=PART) as writer,
+            ):
+                writer.write_chunk(data[:size])
+        s3dlio.configure_s3(checksums=False)
+        for size in (1, PART + 1):
+            with s3dlio.open_writer(f"{s3}/unchecked", buffer_size=PART) as writer:
+                writer.write_chunk(data[:size])
+            assert s3dlio.get(f"{s3}/unchecked") == data[:size]
+        servers.disconnect()
+
+
 @pytest.mark.parametrize("name", ["tests?x", "te#sts", "te%73ts", "..", "a\r\nb", "", "te sts"])
 def test_bucket_name_with_a_meaning_of_its_own_is_refused(s3: str, name: str) -> None:
     # DELETE /tests?x/a is not the deletion of an object: it deleted the bucket.
