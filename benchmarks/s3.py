@@ -275,7 +275,7 @@ TORCH = {"python": installed("s3torchconnectorclient")}
 PUTS = (
     Contender("s3dlio, create_s3_writer()", ours_put),
     Contender("obstore, open_writer()", obstore_put, target=1.0, **OBSTORE),
-    Contender("the same, unsigned_payload", lambda: obstore_put(unsigned_payload=True), **OBSTORE),
+    Contender("obstore, unsigned_payload", lambda: obstore_put(unsigned_payload=True), **OBSTORE),
     Contender("s3torchconnectorclient, put_object()", torch_put, **TORCH),
     Contender("boto3, upload_fileobj()", boto3_put, **BOTO3),
     Contender("reference's create_s3_writer()", ours_put, **REFERENCE),
