@@ -47,6 +47,9 @@ def error_of_answer(answer: Answer, code: str, message: str, call: Call) -> _err
     parts = [part for part in (f"HTTP {answer.status}", code, message) if part]
     if code in ("SlowDown", "ThrottlingException") or answer.status == 429:
         parts.append("the store throttles its clients: send fewer requests at once")
+    region = answer.headers.get("x-amz-bucket-region")
+    if region and answer.status in (301, 307, 400):
+        parts.append(f"the bucket is in the region {region}, see configure_s3(region=…)")
     if _refuses_checksums(answer.status, code, message, call):
         parts.append("a store that takes no checksums needs configure_s3(checksums=False)")
     request_id = answer.headers.get("x-amz-request-id")
