@@ -53,6 +53,11 @@ class S3Source:
         self._etag = _header(answer, "etag", uri, "open")
         self._size = int(_header(answer, "content-length", uri, "open"))
         self._crc32c = whole_crc(answer)
+        if self._size == 0 and not self.can_have(0):
+            # Nothing will be read that could show it.
+            raise _errors.CorruptDataError(
+                f"open {uri}: 0 bytes with the checksum {self._crc32c} cannot be", operation="open", uri=str(uri)
+            )
 
     @property
     def size(self) -> int:

@@ -37,3 +37,12 @@ def test_bit_that_flips_in_a_piece_of_a_large_object_is_found(
     assert list(tmp_path.iterdir()) == []
     assert not s3dlio.exists("memory://checks/a")
     operation(f"{s3}/checks/a", target)
+
+
+def test_empty_object_whose_checksum_is_another_is_refused(s3: str, proxy: Proxy, tmp_path: Path) -> None:
+    # A wrong length in the answer to HEAD: nothing was read then, and so nothing compared.
+    s3dlio.put(f"{s3}/checks/one", b"1")
+    for read in (lambda uri: s3dlio.get_range(uri, 0), lambda uri: s3dlio.download(uri, tmp_path)):
+        with proxy.breaking(Fault("half an answer", "HeadObject")), pytest.raises(s3dlio.CorruptDataError):
+            read(f"{s3}/checks/one")
+    assert list(tmp_path.iterdir()) == []
