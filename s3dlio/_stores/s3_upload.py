@@ -66,6 +66,12 @@ def put_whole(connection: Connection, uri: Uri, data: memoryview, crc: int, cont
         raise _errors.StorageError(
             f"put {uri}: the store's answer has no ETag, so nothing may be stored", operation="put", uri=str(uri)
         )
+    if whole_crc(answer) not in ("", base64_crc(crc)):
+        raise _errors.CorruptDataError(
+            f"put {uri}: the store says it has {whole_crc(answer)}, and {base64_crc(crc)} was sent",
+            operation="put",
+            uri=str(uri),
+        )
     return etag
 
 

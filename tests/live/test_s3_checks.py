@@ -46,3 +46,13 @@ def test_empty_object_whose_checksum_is_another_is_refused(s3: str, proxy: Proxy
         with proxy.breaking(Fault("half an answer", "HeadObject")), pytest.raises(s3dlio.CorruptDataError):
             read(f"{s3}/checks/one")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_put_of_which_half_is_stored_is_found_out_by_the_answer(moto: str, moto_server: servers.Server) -> None:
+    # The checksum in the answer was not looked at.
+    with Proxy(moto_server.url) as proxy:
+        s3dlio.configure_s3(endpoint_url=proxy.url)
+        fault = Fault("stored half, and tells", "PutObject")
+        with proxy.breaking(fault), pytest.raises(s3dlio.CorruptDataError, match="was sent"):
+            s3dlio.put(f"{moto}/checks/half", bytes(1000))
+        servers.disconnect()
