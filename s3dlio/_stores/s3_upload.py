@@ -129,11 +129,16 @@ class S3Sink:
         self._send(block)
 
     def commit(self, size: int, crc32c: int) -> None:
-        if self._upload is None:
-            self._put_whole(size, crc32c)
-        else:
-            self.wait_for_parts()
-            self._complete(size, crc32c)
+        try:
+            if self._upload is None:
+                self._put_whole(size, crc32c)
+            else:
+                self.wait_for_parts()
+                self._complete(size, crc32c)
+        except BaseException:
+            if self.acknowledged:  # but not verified: there is nothing left to give back
+                self._let_go()
+            raise
         self._let_go()
 
     def abort(self) -> None:

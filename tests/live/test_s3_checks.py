@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import servers
 from proxy import Fault, Proxy
 
 import s3dlio
+from s3dlio._stores import s3_upload
 
 PART = 5 << 20
 
@@ -56,3 +58,19 @@ def test_put_of_which_half_is_stored_is_found_out_by_the_answer(moto: str, moto_
         with proxy.breaking(fault), pytest.raises(s3dlio.CorruptDataError, match="was sent"):
             s3dlio.put(f"{moto}/checks/half", bytes(1000))
         servers.disconnect()
+
+
+def test_object_that_could_not_be_verified_is_not_aborted_later(
+    s3: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Its writer counted as unfinished for as long as somebody held the error: at the end of the interpreter the upload
+    # was aborted, which was done long ago.
+    caplog.set_level(logging.WARNING)
+    writer = s3dlio.open_writer(f"{s3}/checks/unverified", buffer_size=PART)
+    fault = Fault("500", "HeadObject", 1000)
+    with proxy.breaking(fault), pytest.raises(s3dlio.StorageError, match="could not be verified"), writer:
+        writer.write_chunk(bytes(PART + 1))
+    s3_upload._at_exit()
+    assert "AbortMultipartUpload" not in proxy.requests
+    assert caplog.text == ""
+    assert s3dlio.stat(f"{s3}/checks/unverified")["size"] == PART + 1
