@@ -60,7 +60,8 @@ class Proxy:
         self.chance = 0.0
         self.kinds: tuple[str, ...] = ()
         self.random = random.Random(0)
-        self.requests: list[str] = []
+        # What has come: operation and path.
+        self.requests: list[tuple[str, str]] = []
         # How often which kind has happened to which operation.
         self.fired: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -127,7 +128,7 @@ class Proxy:
 
     def _kind_for(self, request: Request) -> tuple[str | None, float]:
         with self._lock:
-            self.requests.append(request.operation)
+            self.requests.append((request.operation, unquote(urlsplit(request.target).path)))
             for fault in self.faults:
                 if fault.takes(request):
                     self.fired[fault.kind, request.operation] += 1
