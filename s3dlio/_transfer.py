@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from s3dlio._errors import InvalidInputError, NotFoundError, StorageError
+from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
 from s3dlio._many import for_each, threads_for
 from s3dlio._native import pointer
 from s3dlio._options import WriterOptions
@@ -198,4 +198,8 @@ def _pass_on(source: Source, name: str, target: Uri, options: WriterOptions, cou
             writer.write_chunk(view[:nbytes])
             done += nbytes
             count.add(nbytes)
+        if not source.can_have(writer.stats().crc32c):
+            raise CorruptDataError(
+                f"read {name}: the bytes that came are not those of its checksum", operation="read", uri=name
+            )
     return writer.uri

@@ -84,6 +84,9 @@ class Source(Protocol):
         """Fills memory, given as `_native.pointer` makes it, with the bytes from ``start`` on.  Returns their count,
         less than its length only at the end.  Nothing writes to the memory once this returns or raises."""
 
+    def can_have(self, crc32c: int) -> bool:
+        """Whether the whole object has this CRC32C; where the store keeps none, it may have any."""
+
     def close(self) -> None: ...
 
 

@@ -126,6 +126,9 @@ class FileSource:
             self._let_go()
         return check(result, "read", self._uri)
 
+    def can_have(self, crc32c: int) -> bool:
+        return True
+
     def _let_go(self) -> None:
         """Waits until nothing writes to the memory of a read that was broken off.  It is the caller's, who will use it
         for something else next: there is no going on before, also not by another Ctrl-C."""

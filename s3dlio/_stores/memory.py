@@ -62,6 +62,9 @@ class _MemorySource:
         ffi.memmove(data, part, len(part))
         return len(part)
 
+    def can_have(self, crc32c: int) -> bool:
+        return True
+
     def close(self) -> None:
         pass
 

@@ -36,6 +36,9 @@ class S3Source:
     def readinto(self, start: int, data: Any) -> int:
         return run(self._tasks.read(self._version, start, data))
 
+    def can_have(self, crc32c: int) -> bool:
+        return self._version.can_have(crc32c)
+
     def close(self) -> None:
         pass
 

@@ -149,11 +149,12 @@ class Exchange:
         with self._lock:
             self.is_gone = True
             self._into = None
-            connection = self._connection if self._is_sent else None
+            if self._connection is not None and self._is_sent:
+                # Half an exchange leaves nothing to go on with.  Under the lock, as it may be given back just now, and
+                # then serve another.
+                self._connection.close()
         if self._body is not None:
             self._body.take_away()
-        if connection is not None:
-            connection.close()  # half an exchange leaves nothing to go on with
 
     def moved(self) -> None:
         self.moved_at = time.monotonic()

@@ -73,6 +73,12 @@ async def put_whole(
         raise _errors.StorageError(
             f"put {uri}: the store's answer has no ETag, so nothing may be stored", operation="put", uri=str(uri)
         )
+    if whole_crc(answer) not in ("", base64_crc(crc)):
+        raise _errors.CorruptDataError(
+            f"put {uri}: the store says it has {whole_crc(answer)}, and {base64_crc(crc)} was sent",
+            operation="put",
+            uri=str(uri),
+        )
     await check_stored(connection, uri, len(data), crc, verify)
     return etag
 
@@ -154,11 +160,16 @@ class S3Sink:
         self._send(block)
 
     def commit(self, size: int, crc32c: int) -> None:
-        if self._upload is None:
-            self._put_whole(size, crc32c)
-        else:
-            self.wait_for_parts()
-            self._complete(size, crc32c)
+        try:
+            if self._upload is None:
+                self._put_whole(size, crc32c)
+            else:
+                self.wait_for_parts()
+                self._complete(size, crc32c)
+        except BaseException:
+            if self.acknowledged:  # but not verified: there is nothing left to give back
+                self._let_go()
+            raise
         self._let_go()
 
     def abort(self) -> None:

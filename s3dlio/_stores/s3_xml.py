@@ -65,9 +65,11 @@ def parse_list(body: bytes) -> Listed:
     decode = unquote_plus if tree.findtext("EncodingType") == "url" else str
     keys = [decode(text(entry, "Key")) for entry in tree.iterfind("Contents")]
     keys += [decode(text(entry, "Prefix")) for entry in tree.iterfind("CommonPrefixes")]
-    truncated = text(tree, "IsTruncated") == "true"
-    # Without the token the rest of the list would be lost.
-    return Listed(sorted(keys, key=str.encode), text(tree, "NextContinuationToken") if truncated else None)
+    # Without this and the token the rest of the list would be lost.
+    truncated = text(tree, "IsTruncated")
+    if truncated not in ("true", "false"):
+        raise MalformedAnswerError(f"a list that is truncated or not: {truncated!r}")
+    return Listed(sorted(keys, key=str.encode), text(tree, "NextContinuationToken") if truncated == "true" else None)
 
 
 def create_bucket_request(region: str) -> bytes:

@@ -1,14 +1,47 @@
-"""The program that the tests here run under faults."""
+"""What the tests here put under faults: a program that writes files, and a client of S3."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import servers
 from harness import need_tools
+from proxy import Proxy
+from s3_work import PART, RANGE
+
+import s3dlio
+from s3dlio import _transfer
+from s3dlio._stores import s3, s3_tasks
 
 ROOT = Path(__file__).parents[2]
+
+Through = Callable[..., None]
+
+
+@pytest.fixture
+def proxy(seaweed: servers.Server) -> Iterator[Proxy]:
+    with Proxy(seaweed.url) as between:
+        yield between
+        servers.disconnect()
+
+
+@pytest.fixture
+def through(monkeypatch: pytest.MonkeyPatch) -> Through:
+    """``through(proxy)`` makes it the way to S3, with little patience; ``through(None)`` is the straight way."""
+    monkeypatch.setattr(s3, "WHOLE_NBYTES", PART)
+    monkeypatch.setattr(s3_tasks, "RANGE", RANGE)
+    monkeypatch.setattr(_transfer, "_PIECE", RANGE)
+
+    def go(proxy: Proxy | None, stall_timeout: float | None = None) -> None:
+        chosen = {"retries": 3, "backoff": 0.02, "operation_timeout": 20, "stall_timeout": stall_timeout}
+        if proxy is None:
+            chosen = dict.fromkeys(chosen)
+        s3dlio.configure_s3(endpoint_url=proxy and proxy.url, **chosen)
+
+    return go
 
 
 @pytest.fixture(scope="session")
