@@ -7,6 +7,7 @@
  * - What libzstd's own streams refuse may be refused: a window over 128 MiB (S3DLIO_E_ZSTD), and
  *   blocks larger than RFC 8878 allows (S3DLIO_E_CORRUPT).  ZSTD_decompress() needs no window.
  * - Frames of before zstd 1.0, which many a libzstd still reads, are refused (S3DLIO_E_CORRUPT).
+ * - What zstd.h says of mark and seal holds, or it is S3DLIO_E_CORRUPT or S3DLIO_E_TRUNCATED.
  * In one thing it is the laxer, as libzstd's streams are: a block of no bytes that calls itself
  * compressed counts as empty.
  */
@@ -16,6 +17,12 @@
 #include "pieces.h"
 
 #define CONTENT_MAX (300 * KIB)
+
+#define MARK              "\0\0\0\0\0\0"
+#define MARK_NBYTES       6
+#define SEAL_BEGIN        "\x53\x2a\x4d\x18\x08\0\0\0s3dl"
+#define SEAL_BEGIN_NBYTES 12
+#define SEAL_NBYTES       16
 
 /* libzstd itself is not instrumented: what it says of the input is what there is to explore. */
 #ifdef S3DLIO_FUZZ
@@ -72,6 +79,34 @@ has_old_frame(const uint8_t *stream, size_t nbytes)
     return false;
 }
 
+/* Whether the seals are where zstd.h wants them and fit the frames, in a stream that
+ * ZSTD_decompress() accepted. */
+static bool
+is_well_sealed(const uint8_t *stream, size_t nbytes)
+{
+    bool due = false;
+    uint32_t crc = 0;
+
+    for (size_t at = 0; at < nbytes;) {
+        const uint8_t *frame = stream + at;
+        size_t frame_nbytes = ZSTD_findFrameCompressedSize(frame, nbytes - at);
+        bool is_seal =
+            frame_nbytes == SEAL_NBYTES && memcmp(frame, SEAL_BEGIN, SEAL_BEGIN_NBYTES) == 0;
+
+        if (due && !is_seal)
+            return false;
+        for (int i = 0; is_seal && i < 4; i++) {
+            if (frame[SEAL_BEGIN_NBYTES + i] != (crc >> 8 * i & 0xff))
+                return false;
+        }
+        crc = slow_crc32c(0, frame, frame_nbytes);
+        due = frame_nbytes >= 12 && memcmp(frame, "\x28\xb5\x2f\xfd\x04", 5) == 0 &&
+              memcmp(frame + 6, MARK, MARK_NBYTES) == 0;
+        at += frame_nbytes;
+    }
+    return !due;
+}
+
 /* Walks along the frames of an accepted stream (RFC 8878, 3.1.1) to a compressed block of no bytes.
  */
 static bool
@@ -117,12 +152,14 @@ check_verdict(const uint8_t *stream, size_t nbytes, const struct decoded *ours,
         CHECK(ZSTD_isError(result)); /* it ended before the damage */
     else if (ours->status)
         CHECK(ZSTD_isError(result) || nbytes == 0 || refused_by_stream(stream, nbytes) ||
-              (ours->status == S3DLIO_E_CORRUPT && has_old_frame(stream, nbytes)));
+              (ours->status == S3DLIO_E_CORRUPT && has_old_frame(stream, nbytes)) ||
+              (ours->status != S3DLIO_E_ZSTD && !is_well_sealed(stream, nbytes)));
     else if (ZSTD_isError(result))
         CHECK(!refused_by_stream(stream, nbytes) && has_empty_compressed_block(stream, nbytes));
     else {
         CHECK_EQ(ours->nbytes, result);
         CHECK(memcmp(content, whole, result) == 0);
+        CHECK(is_well_sealed(stream, nbytes));
     }
 }
 
@@ -152,8 +189,38 @@ LLVMFuzzerMutate(uint8_t *data, size_t nbytes, size_t most_nbytes);
 size_t
 LLVMFuzzerCustomMutator(uint8_t *data, size_t nbytes, size_t most_nbytes, unsigned seed);
 
-/* Compresses changed content, with or without a checksum, in place of the stream or behind it.
- * Returns 0 if there is no room. */
+/* Puts mark and seal to a frame that may have them, and returns its length then. */
+static size_t
+seal_frame(uint8_t *frame, size_t nbytes, size_t most_nbytes)
+{
+    if (frame[4] != 4 || nbytes + MARK_NBYTES + SEAL_NBYTES > most_nbytes)
+        return nbytes;
+    memmove(frame + 6 + MARK_NBYTES, frame + 6, nbytes - 6);
+    memcpy(frame + 6, MARK, MARK_NBYTES);
+    memcpy(frame + nbytes + MARK_NBYTES, SEAL_BEGIN, SEAL_BEGIN_NBYTES);
+    return nbytes + MARK_NBYTES + SEAL_NBYTES;
+}
+
+/* Gives each seal the checksum of what is before it from the beginning of a frame on: no change to
+ * a frame would ever hit on the right one. */
+static void
+mend_seals(uint8_t *data, size_t nbytes)
+{
+    for (size_t at = 0, begin = 0; at + SEAL_NBYTES <= nbytes; at++) {
+        uint32_t crc;
+
+        if (memcmp(data + at, "\x28\xb5\x2f\xfd", 4) == 0)
+            begin = at;
+        if (memcmp(data + at, SEAL_BEGIN, SEAL_BEGIN_NBYTES) != 0)
+            continue;
+        crc = slow_crc32c(0, data + begin, at - begin);
+        for (int i = 0; i < 4; i++)
+            data[at + SEAL_BEGIN_NBYTES + i] = (uint8_t)(crc >> 8 * i);
+    }
+}
+
+/* Compresses changed content, with or without a checksum or a seal, in place of the stream or
+ * behind it.  Returns 0 if there is no room. */
 static size_t
 change_content(uint8_t *data, size_t nbytes, size_t most_nbytes, uint64_t *state)
 {
@@ -177,7 +244,11 @@ change_content(uint8_t *data, size_t nbytes, size_t most_nbytes, uint64_t *state
     ZSTD_CCtx_setParameter(encoder, ZSTD_c_checksumFlag, (int)random_between(state, 0, 1));
     ZSTD_CCtx_setParameter(encoder, ZSTD_c_contentSizeFlag, (int)random_between(state, 0, 1));
     result = ZSTD_compress2(encoder, data + head, most_nbytes - head, content, content_nbytes);
-    return ZSTD_isError(result) ? 0 : head + result;
+    if (ZSTD_isError(result))
+        return 0;
+    if (random_between(state, 0, 1))
+        result = seal_frame(data + head, result, most_nbytes - head);
+    return head + result;
 }
 
 /* Frames that ask for a window of MiBs take milliseconds, for AddressSanitizer marks all of it. */
@@ -210,6 +281,8 @@ LLVMFuzzerCustomMutator(uint8_t *data, size_t nbytes, size_t most_nbytes, unsign
         changed = LLVMFuzzerMutate(data, nbytes, most_nbytes);
     if (random_between(&state, 0, 15) > 0)
         shrink_windows(data, changed);
+    if (random_between(&state, 0, 3) > 0)
+        mend_seals(data, changed);
     return changed;
 }
 #endif

@@ -1,7 +1,7 @@
 /*
  * What the encoder makes of any content, at any level and in any pieces, the decoder and libzstd
- * turn back into that content.  Input: the level, how often the rest is repeated, the pieces
- * (pieces.h), then the content.
+ * turn back into that content; with a bit of it flipped, the decoder refuses it.  Input: the level,
+ * how often the rest is repeated, the pieces (pieces.h), then the content.
  */
 #include <zstd.h>
 
@@ -76,6 +76,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes)
     struct packed packed =
         encode_in_pieces(pieces, 1 + (int)(level % LEVEL_MOST), content, content_nbytes);
     struct decoded ours;
+    size_t bit;
 
     CHECK_EQ(ZSTD_decompress(result, content_nbytes, packed.data, packed.nbytes), content_nbytes);
     CHECK(content_nbytes == 0 || memcmp(result, content, content_nbytes) == 0);
@@ -85,6 +86,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t nbytes)
     CHECK_EQ(ours.nbytes, content_nbytes);
     CHECK_EQ(ours.end_at, packed.nbytes);
     CHECK(content_nbytes == 0 || memcmp(result, content, content_nbytes) == 0);
+    /* One that the content chooses; tests/c/test_zstd.c flips each. */
+    bit = slow_crc32c(level, packed.data, packed.nbytes) % (packed.nbytes * 8);
+    packed.data[bit / 8] ^= (unsigned char)(1 << bit % 8);
+    ours = decode_in_pieces(pieces, packed.data, packed.nbytes, result, content_nbytes);
+    CHECK(ours.status || ours.too_long);
     free(packed.data);
     free(result);
     free(content);

@@ -113,6 +113,39 @@ decode(const unsigned char *packed, size_t packed_nbytes, const unsigned char *d
     return status;
 }
 
+/* The format as zstd.h tells it. */
+#define MARK_AT     6
+#define MARK_NBYTES 6
+#define SEAL_NBYTES 16
+
+static const unsigned char seal_begin[] = {0x53, 0x2a, 0x4d, 0x18, 8, 0, 0, 0, 's', '3', 'd', 'l'};
+
+static void
+check_sealed(const struct bytes *packed)
+{
+    static const unsigned char begin[] = {0x28, 0xb5, 0x2f, 0xfd, 0x04}, mark[MARK_NBYTES];
+    const unsigned char *seal = packed->data + packed->nbytes - SEAL_NBYTES;
+    uint32_t crc = slow_crc32c(0, packed->data, packed->nbytes - SEAL_NBYTES);
+
+    CHECK(memcmp(packed->data, begin, sizeof begin) == 0);
+    CHECK(memcmp(packed->data + MARK_AT, mark, sizeof mark) == 0);
+    CHECK(memcmp(seal, seal_begin, sizeof seal_begin) == 0);
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(seal[12 + i], crc >> 8 * i & 0xff);
+}
+
+/* Takes mark and seal away: what libzstd made. */
+static struct bytes
+plain_of(const struct bytes *packed)
+{
+    struct bytes plain = {malloc(packed->nbytes), packed->nbytes - MARK_NBYTES - SEAL_NBYTES};
+
+    CHECK(plain.data);
+    memcpy(plain.data, packed->data, MARK_AT);
+    memcpy(plain.data + MARK_AT, packed->data + MARK_AT + MARK_NBYTES, plain.nbytes - MARK_AT);
+    return plain;
+}
+
 static void
 check_others_read(const struct bytes *packed, const unsigned char *data, size_t nbytes)
 {
@@ -122,8 +155,7 @@ check_others_read(const struct bytes *packed, const unsigned char *data, size_t 
     CHECK_EQ(ZSTD_decompress(unpacked, nbytes + 1, packed->data, packed->nbytes), nbytes);
     CHECK(memcmp(unpacked, data, nbytes) == 0);
     free(unpacked);
-    /* RFC 8878, 3.1.1.1.1: bit 2 of the frame header descriptor. */
-    CHECK(packed->data[4] & 4);
+    check_sealed(packed);
 }
 
 static void
@@ -266,59 +298,167 @@ every_cut_is_an_error(void)
         for (size_t most = 1; most <= 1000; most *= 1000) {
             int status = decode(packed.data, cut, data, nbytes, most, most + 600);
 
-            CHECK(status == S3DLIO_E_TRUNCATED || status == S3DLIO_E_CORRUPT);
+            CHECK_EQ(status, S3DLIO_E_TRUNCATED);
         }
     }
     free(packed.data);
     free(data);
 }
 
-/*
- * Some bits say nothing about the data, so that a reader cannot tell that they were flipped, and
- * need not: what it reads is the same, and checked by the checksum.  They are (RFC 8878) the unused
- * bit of the frame header's descriptor, the window descriptor, which is the memory to set aside,
- * and in compressed blocks the reserved bits of the sequences' header and the padding behind
- * tables.
- */
+/* How many flips of a bit are not seen, which then say nothing of the content. */
 static int
-count_harmless_flips(const struct bytes *packed, const unsigned char *data, size_t nbytes)
+count_unseen_flips(const struct bytes *packed, const unsigned char *data, size_t nbytes)
 {
     int n = 0;
 
-    for (size_t byte = 0; byte < packed->nbytes; byte++) {
-        for (int bit = 0; bit < 8; bit++) {
-            int status;
+    for (size_t bit = 0; bit < packed->nbytes * 8; bit++) {
+        size_t most = bit % 3 ? 1000 : 1;
+        int status;
 
-            packed->data[byte] ^= (unsigned char)(1 << bit);
-            status = decode(packed->data, packed->nbytes, data, nbytes, 1000, 2000);
-            packed->data[byte] ^= (unsigned char)(1 << bit);
-            CHECK(status <= 0); /* 1: other bytes, said to be good */
-            if (status == 0) {
-                n++;
-                CHECK(byte >= 4 && byte < packed->nbytes - 4);
-                CHECK(byte > 4 || bit == 4);
-            }
-        }
+        packed->data[bit / 8] ^= (unsigned char)(1 << bit % 8);
+        status = decode(packed->data, packed->nbytes, data, nbytes, most, most + 1000);
+        packed->data[bit / 8] ^= (unsigned char)(1 << bit % 8);
+        CHECK(status <= 0); /* 1: other bytes, said to be good */
+        n += status == 0;
     }
     return n;
 }
 
+/* Flips of unused bits, of the window's size and of padding were not seen, for the checksum in the
+ * frame is that of the content: so it is without the seal. */
 static void
-every_flipped_bit_is_an_error_or_says_nothing(void)
+every_flipped_bit_is_an_error(void)
 {
-    unsigned char *noise = make_data(100, 7);
-    struct bytes stored = encode(noise, 100, 3, 0, 100, 100);
-    unsigned char *data;
+    unsigned char *noise = make_data(100, 7), *zeros = calloc(1, 200000), *data;
+    size_t nbytes;
+    struct bytes packed[] = {small_stream(&data, &nbytes), encode(noise, 100, 3, 0, 100, 100),
+                             encode(zeros, 200000, 3, 0, 200000, 200000),
+                             encode(noise, 0, 3, 0, 1, 1), encode(noise, 1, 19, 0, 1, 1)};
+    const unsigned char *contents[] = {data, noise, zeros, noise, noise};
+    size_t sizes[] = {nbytes, 100, 200000, 0, 1};
+
+    for (int i = 0; i < 5; i++) {
+        struct bytes plain = plain_of(&packed[i]);
+
+        CHECK_EQ(count_unseen_flips(&packed[i], contents[i], sizes[i]), 0);
+        CHECK_EQ(decode(plain.data, plain.nbytes, contents[i], sizes[i], 1000, 1000), 0);
+        CHECK(count_unseen_flips(&plain, contents[i], sizes[i]) > 0);
+        free(plain.data);
+        free(packed[i].data);
+    }
+    free(zeros);
+    free(noise);
+    free(data);
+}
+
+/* What the decoder says to the pieces one after the other, in any pieces: the content of each data
+ * frame is 'data'. */
+static int
+decode_parts(const struct bytes *parts, int nparts, const unsigned char *data, size_t nbytes,
+             int ncontents)
+{
+    unsigned char *all = malloc(10000), *content = malloc(10000);
+    size_t all_nbytes = 0;
+    int status = 1;
+
+    CHECK(all && content);
+    for (int i = 0; i < nparts; i++) {
+        CHECK(all_nbytes + parts[i].nbytes <= 10000);
+        memcpy(all + all_nbytes, parts[i].data, parts[i].nbytes);
+        all_nbytes += parts[i].nbytes;
+    }
+    for (int i = 0; i < ncontents; i++)
+        memcpy(content + i * nbytes, data, nbytes);
+    for (size_t most = 1; most <= 10000; most *= 100) {
+        int said = decode(all, all_nbytes, content, ncontents * nbytes, most, most + 100);
+
+        CHECK(status == 1 || said == status);
+        status = said;
+    }
+    free(content);
+    free(all);
+    return status;
+}
+
+static void
+seal_stands_behind_its_frame_and_nowhere_else(void)
+{
+    unsigned char skipped_data[] = {0x53, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 's', '3', 'd', 'l'};
+    unsigned char *data, wrong_data[SEAL_NBYTES];
     size_t nbytes;
     struct bytes packed = small_stream(&data, &nbytes);
+    struct bytes plain = plain_of(&packed), plain_seal = {malloc(SEAL_NBYTES), SEAL_NBYTES};
+    struct bytes marked = {packed.data, packed.nbytes - SEAL_NBYTES};
+    struct bytes seal = {packed.data + marked.nbytes, SEAL_NBYTES};
+    struct bytes wrong = {wrong_data, SEAL_NBYTES};
+    struct bytes skipped = {skipped_data, sizeof skipped_data};
+    uint32_t crc = slow_crc32c(0, plain.data, plain.nbytes);
 
-    /* Stored as it is: only the header's nine bits may be flipped. */
-    CHECK(stored.nbytes > 100);
-    CHECK(count_harmless_flips(&stored, noise, 100) <= 9);
-    CHECK(count_harmless_flips(&packed, data, nbytes) <= 9 + 20);
-    free(stored.data);
+    CHECK(plain_seal.data);
+    memcpy(wrong.data, seal.data, SEAL_NBYTES);
+    wrong.data[SEAL_NBYTES - 1] ^= 1;
+    memcpy(plain_seal.data, seal_begin, sizeof seal_begin);
+    for (int i = 0; i < 4; i++)
+        plain_seal.data[12 + i] = (unsigned char)(crc >> 8 * i);
+
+#define SAID(ncontents, ...)                                                                       \
+    decode_parts((struct bytes[]){__VA_ARGS__},                                                    \
+                 sizeof (struct bytes[]){__VA_ARGS__} / sizeof(struct bytes), data, nbytes,        \
+                 ncontents)
+    CHECK_EQ(SAID(1, marked, seal), 0);
+    CHECK_EQ(SAID(2, packed, packed), 0);
+    CHECK_EQ(SAID(4, plain, packed, plain, packed), 0);
+    CHECK_EQ(SAID(2, skipped, packed, skipped, packed, skipped, skipped), 0);
+    /* Without it, or with something before it. */
+    CHECK_EQ(SAID(1, marked), S3DLIO_E_TRUNCATED);
+    CHECK_EQ(SAID(2, packed, marked), S3DLIO_E_TRUNCATED);
+    CHECK_EQ(SAID(2, marked, packed), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(2, marked, plain), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(1, marked, skipped), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(1, marked, skipped, seal), S3DLIO_E_CORRUPT);
+    /* With that of another frame, and without a frame. */
+    CHECK_EQ(SAID(1, marked, wrong), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(1, marked, plain_seal), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(2, packed, marked, wrong), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(0, seal), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(1, packed, seal), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(1, packed, skipped, seal), S3DLIO_E_CORRUPT);
+    /* A frame without the mark needs none, but one that is there counts. */
+    CHECK_EQ(SAID(1, plain), 0);
+    CHECK_EQ(SAID(1, plain, plain_seal), 0);
+    CHECK_EQ(SAID(2, plain, plain_seal, plain), 0);
+    CHECK_EQ(SAID(1, plain, seal), S3DLIO_E_CORRUPT);
+    CHECK_EQ(SAID(2, packed, plain, seal), S3DLIO_E_CORRUPT);
+#undef SAID
+    free(plain_seal.data);
+    free(plain.data);
     free(packed.data);
-    free(noise);
+    free(data);
+}
+
+/* Others may use frames to be skipped for whatever they like (RFC 8878, 3.1.2). */
+static void
+frames_to_be_skipped_are_those_of_others_unless_they_are_seals(void)
+{
+    unsigned char skipped[40] = {0, 0x2a, 0x4d, 0x18};
+    unsigned char *data;
+    size_t nbytes;
+    struct bytes packed = small_stream(&data, &nbytes), plain = plain_of(&packed);
+
+    for (int kind = 0; kind < 16; kind++) {
+        for (size_t size = 0; size <= 32; size += 4) {
+            struct bytes parts[] = {
+                {skipped, size + 8}, plain, {skipped, size + 8}, packed, {skipped, size + 8}};
+
+            skipped[0] = (unsigned char)(0x50 | kind);
+            skipped[4] = (unsigned char)size;
+            /* As much of a seal as there may be in another frame. */
+            memcpy(skipped + 8, size == 8 && kind == 3 ? "s3dk" : "s3dl", 4);
+            CHECK_EQ(decode_parts(parts, 5, data, nbytes, 2), 0);
+        }
+    }
+    free(plain.data);
+    free(packed.data);
     free(data);
 }
 
@@ -499,7 +639,9 @@ main(void)
     frames_one_after_the_other_are_one_stream();
     empty_input_is_truncated();
     every_cut_is_an_error();
-    every_flipped_bit_is_an_error_or_says_nothing();
+    every_flipped_bit_is_an_error();
+    seal_stands_behind_its_frame_and_nowhere_else();
+    frames_to_be_skipped_are_those_of_others_unless_they_are_seals();
     trailing_bytes_are_an_error();
     what_is_no_zstd_is_corrupt();
     content_that_is_announced_and_missing_is_corrupt();

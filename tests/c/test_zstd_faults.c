@@ -13,6 +13,8 @@
 /* What libzstd says to the parameter 'refused'; 'nworkers' is what it was asked for. */
 static int refused = -1;
 static int refusal = ZSTD_error_parameter_unsupported;
+/* A parameter that libzstd takes and does not follow. */
+static int ignored = -1;
 static int nworkers;
 static ZSTD_CCtx *last_context;
 
@@ -24,6 +26,8 @@ ZSTD_CCtx_setParameter(ZSTD_CCtx *context, ZSTD_cParameter parameter, int value)
     last_context = context;
     if ((int)parameter == refused)
         return REFUSAL(refusal);
+    if ((int)parameter == ignored)
+        return 0;
     if (parameter == ZSTD_c_nbWorkers)
         nworkers = value;
     *(void **)&real = find_next("ZSTD_CCtx_setParameter");
@@ -85,12 +89,13 @@ sched_getaffinity(pid_t pid, size_t nbytes, cpu_set_t *set)
 }
 
 static void
-refused_level_or_checksum_is_an_error(void)
+refused_level_or_form_of_frame_is_an_error(void)
 {
-    static const int parameters[] = {ZSTD_c_compressionLevel, ZSTD_c_checksumFlag};
+    static const int parameters[] = {ZSTD_c_compressionLevel, ZSTD_c_checksumFlag,
+                                     ZSTD_c_contentSizeFlag};
     struct s3dlio_zstd_encoder *encoder = NULL;
 
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         refused = parameters[i];
         refusal = ZSTD_error_parameter_unsupported;
         CHECK_EQ(s3dlio_zstd_encoder_new(&encoder, 3, 0), S3DLIO_E_ZSTD);
@@ -120,6 +125,26 @@ refused_threads_are_done_without(void)
     s3dlio_zstd_encoder_free(encoder);
 }
 
+/* The mark would stand in the middle of something. */
+static void
+frame_with_another_header_is_an_error(void)
+{
+    static const int parameters[] = {ZSTD_c_checksumFlag, ZSTD_c_contentSizeFlag};
+    unsigned char packed[100];
+
+    for (int i = 0; i < 2; i++) {
+        struct s3dlio_zstd_encoder *encoder = NULL;
+        struct s3dlio_zstd_out out = {packed, sizeof packed, 0};
+
+        ignored = parameters[i];
+        CHECK_EQ(s3dlio_zstd_encoder_new(&encoder, 3, 0), 0);
+        ignored = -1;
+        CHECK_EQ(s3dlio_zstd_encoder_end(encoder, &out), S3DLIO_E_ZSTD);
+        CHECK_EQ(out.pos, 0);
+        s3dlio_zstd_encoder_free(encoder);
+    }
+}
+
 static void
 failing_compressor_is_an_error_in_write_and_end(void)
 {
@@ -128,17 +153,18 @@ failing_compressor_is_an_error_in_write_and_end(void)
     } cases[] = {{ZSTD_error_GENERIC, S3DLIO_E_ZSTD}, {ZSTD_error_memory_allocation, -ENOMEM}};
     unsigned char packed[100];
 
-    for (int i = 0; i < 4; i++) {
+    /* At the header of the frame, and, as the end makes two calls at least, behind it. */
+    for (int i = 0; i < 6; i++) {
         struct s3dlio_zstd_encoder *encoder = NULL;
         struct s3dlio_zstd_in in = {"some bytes", 10, 0};
         struct s3dlio_zstd_out out = {packed, sizeof packed, 0};
 
         CHECK_EQ(s3dlio_zstd_encoder_new(&encoder, 3, 0), 0);
-        fail(&ZSTD_compressStream2_fault, cases[i / 2].error, 1);
-        if (i % 2)
-            CHECK_EQ(s3dlio_zstd_encoder_write(encoder, &in, &out), cases[i / 2].status);
+        fail_after(&ZSTD_compressStream2_fault, i / 4, cases[i % 2].error, 1);
+        if (i / 2 == 0)
+            CHECK_EQ(s3dlio_zstd_encoder_write(encoder, &in, &out), cases[i % 2].status);
         else
-            CHECK_EQ(s3dlio_zstd_encoder_end(encoder, &out), cases[i / 2].status);
+            CHECK_EQ(s3dlio_zstd_encoder_end(encoder, &out), cases[i % 2].status);
         check_fired(&ZSTD_compressStream2_fault);
         s3dlio_zstd_encoder_free(encoder);
     }
@@ -240,8 +266,9 @@ int
 main(void)
 {
     deadline(120);
-    refused_level_or_checksum_is_an_error();
+    refused_level_or_form_of_frame_is_an_error();
     refused_threads_are_done_without();
+    frame_with_another_header_is_an_error();
     failing_compressor_is_an_error_in_write_and_end();
     decoder_without_its_limit_is_not_made();
     unasked_workers_are_one_for_each_processor_and_no_more_than_16();
