@@ -153,6 +153,11 @@ def _stall(exchange: Exchange) -> None:
     exchange.client.recv(1)  # until the client gives up
 
 
+def _stall_in_response(exchange: Exchange) -> None:
+    _truncated_body(exchange)
+    _stall(exchange)
+
+
 def _stored_half(exchange: Exchange) -> Response:
     """A lie, of servers that check nothing."""
     request = exchange.request
@@ -187,6 +192,7 @@ ACTIONS: dict[str, Action] = {
     "503 SlowDown": _answering("503 Slow Down", ERROR.format("SlowDown")),
     "200 with an error": _answering("200 OK", ERROR.format("InternalError")),
     "200 with nothing": _answering("200 OK"),
+    # With a FIN.
     "truncated head": _truncated_head,
     "truncated body": _truncated_body,
     "reset in response": _reset_in_response,
@@ -197,6 +203,7 @@ ACTIONS: dict[str, Action] = {
     "flip in response head": _flip_in_response_head,
     "half an answer": _half_an_answer,
     "stall": _stall,
+    "stall in response": _stall_in_response,
     # A lie: what looks stored is not there.
     "not stored": _answering("200 OK", COMPLETED, f"ETag: {ETAG}\r\n"),
     "stored half": _stored_half,

@@ -13,7 +13,7 @@ import s3dlio
 
 # What happens to requests that carry something, to answers that bring something, and to all.
 TO_BODIES = ("reset in mid body", "flip in request")
-TO_CONTENTS = ("flip in response", "half an answer")
+TO_CONTENTS = ("flip in response", "half an answer", "stall in response")
 TO_ALL = (
     "500",
     "503 SlowDown",
@@ -62,6 +62,10 @@ class Case:
     fault: Fault
     number: int
     error: s3dlio.S3dlioError | None = None
+
+    @property
+    def stalls(self) -> bool:
+        return self.fault.kind.startswith("stall")
 
     def __str__(self) -> str:
         fault = self.fault

@@ -32,7 +32,7 @@ def attempt(work: Callable[[], object]) -> None:
     except Exception as error:
         traceback.print_exc()
         shown = f"{error!r} {error} {vars(error)} {error.__reduce__()} {pickle.dumps(error, 0)!r}"
-    print(shown[:2000])
+    print(shown)
 
 
 def in_every_way(folder: Path) -> None:
@@ -57,7 +57,7 @@ def in_every_way(folder: Path) -> None:
 
 def write() -> object:
     with s3dlio.open_writer("s3://tests/told/stream", buffer_size=PART) as writer:
-        print(repr(writer), repr(writer._stream), repr(writer.stats()))
+        print(repr(writer), vars(writer), repr(writer.stats()))
         writer.write_chunk(bytes(PART + 1))
     with s3dlio.MultipartUploadWriter("tests", "told/multipart", part_size=PART) as multipart:
         print(repr(multipart))

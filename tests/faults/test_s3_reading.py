@@ -88,9 +88,7 @@ def test_faults_of_reading_are_overcome_or_told(
     reading = Reading(f"{s3}/faults-of-reading", proxy, tmp_path, LANES)
     for stalls in (False, True):
         through(proxy, STALL if stalls else None)
-        in_turns(
-            [case for case in cases if (case.fault.kind == "stall") == stalls], reading.attempt, LANES if stalls else 4
-        )
+        in_turns([case for case in cases if case.stalls == stalls], reading.attempt, LANES if stalls else 4)
     assert sum(reading.counts.values()) == len(cases) >= 60
     assert reading.counts[A_BIT_OFF] == 3  # in the first request, in the second, and in all
     told = ", ".join(f"{count} {what}" for what, count in reading.counts.items())

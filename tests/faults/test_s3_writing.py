@@ -80,9 +80,7 @@ def test_faults_of_writing_are_overcome_or_told(
     in_turns(cases, writing.prepare)
     for stalls in (False, True):
         through(proxy, STALL if stalls else None)
-        in_turns(
-            [case for case in cases if (case.fault.kind == "stall") == stalls], writing.attempt, 24 if stalls else 4
-        )
+        in_turns([case for case in cases if case.stalls == stalls], writing.attempt, 24 if stalls else 4)
     through(None)
     in_turns(cases, writing.check)
     # An abort that has to wait for the store goes on by itself.
