@@ -74,11 +74,11 @@ def translate(error: Exception, call: Call) -> _errors.S3dlioError:
     name = getattr(error, "name", type(error).__name__)
     if name in ("AWS_IO_SOCKET_TIMEOUT", "AWS_ERROR_HTTP_RESPONSE_FIRST_BYTE_TIMEOUT"):
         kind: type[_errors.S3dlioError] = _errors.TimedOutError
-    elif "CREDENTIALS" in name or "AUTH" in name:
+    elif "CREDENTIALS" in name or "AUTH" in name or "AWS_AUTH_" in str(error):  # of a signing in Python
         kind = _errors.PermissionDeniedError
     else:
         kind = _errors.StorageError
-    hint = "; no credentials were found: see configure_s3()" if kind is _errors.PermissionDeniedError else ""
+    hint = "; no credentials were found, see configure_s3()" if kind is _errors.PermissionDeniedError else ""
     text = f"{call.what}: {name}: {getattr(error, 'message', error)}{hint}"
     translated = kind(text, operation=call.operation, uri=call.uri)
     translated.__cause__ = error

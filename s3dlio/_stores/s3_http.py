@@ -23,12 +23,16 @@ import awscrt.io
 
 from s3dlio import _errors
 from s3dlio._native import ffi
+from s3dlio._stores import s3_clock
 
 # Longer than any list of 1,000 keys of 1,024 bytes, each byte as %XX.
 _MAX_ANSWER = 16 << 20
 
 # As many as need not wait for each other; get_many() has 64 on their way.
 _MAX_CONNECTIONS = 128
+
+# Exchanges that are begun within each other.
+_MAX_DEPTH = 16
 
 # S3 closes a connection that is idle for longer than some 20 s; a request that meets that has to be repeated.
 _MAX_IDLE = 10.0
@@ -330,10 +334,23 @@ class Pool:
                 self._count += 1
         for connection in stale:
             connection.close()
-        if found is not None:
-            exchange.connected(found, was_used=True)
-        else:
-            self._connect(exchange)
+        self._serve(exchange, found)
+
+    def _serve(self, exchange: Exchange, connection: Any) -> None:
+        """Gives it this connection, or a new one.  One that fails at once makes room for the next, which may fail as
+        well: so that many do not end in a recursion, another thread goes on now and then."""
+        depth = getattr(_thread, "depth", 0)
+        if depth == _MAX_DEPTH:
+            s3_clock.after(0.0, lambda: self._serve(exchange, connection))
+            return
+        _thread.depth = depth + 1
+        try:
+            if connection is not None:
+                exchange.connected(connection, was_used=True)
+            else:
+                self._connect(exchange)
+        finally:
+            _thread.depth = depth
 
     def _connect(self, exchange: Exchange) -> None:
         exchange.moved()
@@ -353,9 +370,10 @@ class Pool:
                 tls = self._tls.new_connection_options()
                 tls.set_server_name(self._host)
             future = awscrt.http.HttpClientConnection.new(self._host, self._port, self._bootstrap, self._options, tls)
-        except BaseException:
+        except Exception as error:
             self._lost()
-            raise
+            exchange.failed(error)
+            return
         future.add_done_callback(done)
 
     def take_back(self, connection: Any, is_whole: bool) -> None:
@@ -369,7 +387,7 @@ class Pool:
             if following is None:
                 self._idle.append((connection, time.monotonic()))
         if following is not None:
-            following.connected(connection, was_used=True)
+            self._serve(following, connection)
 
     def _lost(self) -> None:
         """There is one connection less: who waits may have another."""
@@ -378,10 +396,7 @@ class Pool:
             if following is None:
                 self._count -= 1
         if following is not None:
-            try:
-                self._connect(following)
-            except Exception as error:
-                following.failed(error)
+            self._serve(following, None)
 
     def _next(self) -> Exchange | None:
         while self._waiting:
