@@ -1,9 +1,12 @@
-"""Operations that wait for requests without a thread for each: coroutines, which this runs in the caller's thread and
+"""Operations that wait for requests without a thread for each: coroutines, which this runs to their end and
 `s3dlio.aio` in an event loop."""
 
 from __future__ import annotations
 
+import functools
+import os
 import queue
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
@@ -12,9 +15,6 @@ Result = TypeVar("Result")
 
 class Awaited(Protocol):
     """What a coroutine of ours yields when it has to wait."""
-
-    def block(self) -> None:
-        """Waits for its end."""
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Has this called at its end, from any thread, or at once if it has ended."""
@@ -25,7 +25,24 @@ Task = Coroutine[Awaited, None, Result]
 
 
 def run(task: Task[Result]) -> Result:
-    """Runs one to its end."""
+    """Runs one to its end.  Ctrl-C breaks it off: the task has cleared up when that is raised."""
+    return _apart(lambda inbox: _drive(task, inbox))
+
+
+def run_many(tasks: Iterable[Task[Any]], limit: int) -> None:
+    """Runs many, up to ``limit`` at once, each taken when there is room for it, from whatever thread.
+
+    When one fails no more are begun, and the first failure is raised once the others have ended.  Ctrl-C breaks all
+    off.
+    """
+    _apart(lambda inbox: _drive_many(tasks, limit, inbox))
+
+
+# What comes in while tasks are under way: those that can go on, and what breaks them off.
+_Inbox = queue.SimpleQueue[Any]
+
+
+def _drive(task: Task[Result], inbox: _Inbox) -> Result:
     error: BaseException | None = None
     while True:
         try:
@@ -34,20 +51,15 @@ def run(task: Task[Result]) -> Result:
             result: Result = end.value
             return result
         error = None
-        try:
-            awaited.block()
-        except BaseException as interrupt:  # Ctrl-C, which the task has to clear up after
-            error = interrupt
+        awaited.on_end(functools.partial(inbox.put, awaited))
+        while (came := inbox.get()) is not awaited:
+            if isinstance(came, BaseException):
+                error = came
+                break
 
 
-def run_many(tasks: Iterable[Task[Any]], limit: int) -> None:
-    """Runs many, up to ``limit`` at once, each taken when there is room for it.
-
-    When one fails no more are begun, and the first failure is raised once the others have ended.  Ctrl-C breaks all
-    off.
-    """
+def _drive_many(tasks: Iterable[Task[Any]], limit: int, inbox: _Inbox) -> None:
     todo = iter(tasks)
-    ended: queue.SimpleQueue[Task[Any]] = queue.SimpleQueue()
     under_way: set[Task[Any]] = set()
     failure: BaseException | None = None
 
@@ -61,7 +73,7 @@ def run_many(tasks: Iterable[Task[Any]], limit: int) -> None:
             under_way.discard(task)
             failure = failure or error
         else:
-            awaited.on_end(lambda: ended.put(task))
+            awaited.on_end(functools.partial(inbox.put, task))
 
     try:
         while True:
@@ -77,12 +89,88 @@ def run_many(tasks: Iterable[Task[Any]], limit: int) -> None:
                 go_on(task)
             if not under_way:
                 break
-            go_on(ended.get())
+            came = inbox.get()
+            if isinstance(came, BaseException):
+                raise came
+            go_on(came)
     finally:
         for task in list(under_way):
             task.close()
     if failure is not None:
         raise failure
+
+
+class _Job:
+    """What another thread does for the main thread."""
+
+    def __init__(self, work: Callable[[_Inbox], Any]) -> None:
+        self.work = work
+        self.inbox: _Inbox = queue.SimpleQueue()
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.is_over = False
+        # Held until it is over.  An Event would be left in pieces by a Ctrl-C within it.
+        self.goes_on = threading.Lock()
+        self.goes_on.acquire()
+
+    def do(self) -> None:
+        try:
+            self.result = self.work(self.inbox)
+        except BaseException as error:
+            self.error = error
+        self.is_over = True
+        self.goes_on.release()
+
+
+_jobs: queue.SimpleQueue[_Job] | None = None
+
+
+def _apart(work: Callable[[_Inbox], Result]) -> Result:
+    """Calls ``work`` where Ctrl-C cannot come between two of its lines: that is raised in the main thread alone, and
+    would leave locks held, counts wrong, and awscrt in the middle of a call."""
+    jobs = _queue() if threading.current_thread() is threading.main_thread() else None
+    if jobs is None:
+        return work(queue.SimpleQueue())
+    job = _Job(work)
+    try:
+        jobs.put(job)
+        job.goes_on.acquire()
+    except BaseException as interrupt:
+        job.inbox.put(interrupt)
+        while not job.is_over:
+            job.goes_on.acquire(timeout=0.1)
+        raise
+    if job.error is not None:
+        error, job.error = job.error, None
+        raise error
+    result: Result = job.result
+    return result
+
+
+def _queue() -> queue.SimpleQueue[_Job] | None:
+    global _jobs
+    if _jobs is None:
+        jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        try:
+            threading.Thread(target=_work, args=(jobs,), name="s3dlio-requests", daemon=True).start()
+        except RuntimeError:  # the interpreter ends
+            return None
+        _jobs = jobs
+    return _jobs
+
+
+def _work(jobs: queue.SimpleQueue[_Job]) -> None:
+    while True:
+        jobs.get().do()
+
+
+def _in_child() -> None:
+    """A thread does not come along into the child of a fork."""
+    global _jobs
+    _jobs = None
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def run_each(items: AsyncIterator[Result]) -> Iterator[Result]:

@@ -36,9 +36,8 @@ class Request:
         self._call = call
         self._on_done = on_done
         self._lock = threading.Lock()
-        # For who waits for the end in a thread; made when somebody does.
-        self._ended: threading.Event | None = None
-        self._has_ended = False
+        # Nothing uses the caller's memory any more.
+        self.has_ended = False
         self._result: Answer | Exception | None = None
         self._began = time.monotonic()
         self._attempts = 0
@@ -52,18 +51,14 @@ class Request:
         self._start()
 
     def __await__(self) -> Generator[Awaited, None, Answer]:
-        if not self._has_ended:
+        if not self.has_ended:
             yield self
         return self.result()
-
-    def block(self) -> None:
-        """Waits for its end."""
-        self.has_ended(None)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Has this called at its end, from another thread, or now if it has ended."""
         with self._lock:
-            if not self._has_ended:
+            if not self.has_ended:
                 self._on_done = lambda _: callback()
                 return
         callback()
@@ -79,21 +74,12 @@ class Request:
             raise result
         return result
 
-    def has_ended(self, seconds: float | None) -> bool:
-        """Waits so long for its end."""
-        with self._lock:
-            if self._has_ended:
-                return True
-            if self._ended is None:
-                self._ended = threading.Event()
-            ended = self._ended
-        return ended.wait(seconds)
-
     def cancel(self) -> None:
         """Breaks the request off.  Nothing uses its memory any more on return."""
         call = self._call
         self._end(_errors.ClosedError(f"{call.what}: broken off", operation=call.operation, uri=call.uri))
-        self.block()  # another thread may be ending it at this moment
+        while not self.has_ended:  # another thread is ending it at this moment
+            time.sleep(0.0001)
 
     def look(self, now: float) -> None:
         """For the clock: what does not move, or does not end, is given up."""
@@ -185,11 +171,8 @@ class Request:
         self._call.data = self._call.into = self._call.make_room = None
         self._connection.forget(self)
         with self._lock:
-            self._has_ended = True  # only now, as whoever waits may take the memory away
-            ended = self._ended
+            self.has_ended = True  # only now, as whoever waits may take the memory away
             on_done, self._on_done = self._on_done, None
-        if ended is not None:
-            ended.set()
         if on_done is not None:
             on_done(result)
 

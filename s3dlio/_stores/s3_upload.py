@@ -10,8 +10,9 @@ import atexit
 import base64
 import os
 import threading
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ from s3dlio._stores.s3_client import Connection
 from s3dlio._stores.s3_clock import leave_work, run_left_work
 from s3dlio._stores.s3_http import Answer, Call
 from s3dlio._stores.s3_request import Request
-from s3dlio._tasks import run
+from s3dlio._tasks import Awaited, run
 
 if TYPE_CHECKING:
     from s3dlio._options import WriterOptions
@@ -140,7 +141,9 @@ class S3Sink:
         self._upload: str | None = None
         self._parts: list[s3_xml.Part] = []
         self._under_way: dict[int, Request] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Who waits for the parts, to be told when none is under way any more, or one has failed.
+        self._waiting: Callable[[], None] | None = None
         self._failure: Exception | None = None
         self._ended = False
         self._pid = os.getpid()
@@ -151,21 +154,27 @@ class S3Sink:
     def put(self, block: Block) -> None:
         if block.index == 0:
             self._first = block
-            return
+        else:
+            run(self._put(block))
+
+    async def _put(self, block: Block) -> None:
         if self._upload is None:
-            self._upload = self._create()
+            self._upload = await self._create()
             first, self._first = self._first, None
             assert first is not None
             self._send(first)
         self._send(block)
 
     def commit(self, size: int, crc32c: int) -> None:
+        run(self._commit(size, crc32c))
+
+    async def _commit(self, size: int, crc32c: int) -> None:
         try:
             if self._upload is None:
-                self._put_whole(size, crc32c)
+                await self._put_whole(size, crc32c)
             else:
-                self.wait_for_parts()
-                self._complete(size, crc32c)
+                await self._all_parts()
+                await self._complete(size, crc32c)
         except BaseException:
             if self.acknowledged:  # but not verified: there is nothing left to give back
                 self._let_go()
@@ -173,20 +182,28 @@ class S3Sink:
         self._let_go()
 
     def abort(self) -> None:
-        self._abort(_ABORT_SECONDS)
-
-    def _abort(self, seconds: float) -> None:
-        if self._ended or self._pid != os.getpid():
+        request = run(self._abort())
+        if request is None:
             return
+        deadline = time.monotonic() + _ABORT_SECONDS
+        while not request.has_ended and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if not request.has_ended:
+            logger.warning("abort %s: the store has not answered yet whether it drops the parts", self._uri)
+
+    async def _abort(self) -> Request | None:
+        """Begins to; what comes back is under way."""
+        if self._ended or self._pid != os.getpid():
+            return None
         self._let_go()
-        if self._upload is not None and self.drops_parts:
-            request = self._drop_upload()
-            if seconds and not request.has_ended(seconds):
-                logger.warning("abort %s: the store has not answered yet whether it drops the parts", self._uri)
+        return self._drop_upload() if self._upload is not None and self.drops_parts else None
 
     def drop(self) -> None:
         """As `abort`, for the garbage collector: without waiting, and without a lock."""
-        leave_work(lambda: self._abort(0))
+        leave_work(self._begin_abort)
+
+    def _begin_abort(self) -> None:
+        run(self._abort())
 
     def _let_go(self) -> None:
         self._ended = True
@@ -197,12 +214,12 @@ class S3Sink:
         self._first = None
         self.on_failure = lambda error: None
 
-    def _create(self) -> str:
+    async def _create(self) -> str:
         headers = _type_headers(self._content_type)
         if self._connection.settings.checksums:
             headers += [("x-amz-checksum-algorithm", "CRC32C"), ("x-amz-checksum-type", "FULL_OBJECT")]
         call = Call("CreateMultipartUpload", "POST", self._uri.container, self._uri.key, "uploads=", headers)
-        answer = self._ask(call)
+        answer = await self._connection.ask(call)
         try:
             return s3_xml.text(s3_xml.parse(answer.body, "InitiateMultipartUploadResult"), "UploadId")
         except s3_xml.MalformedAnswerError as error:
@@ -227,7 +244,7 @@ class S3Sink:
             block.data,
         )
         request = Request(self._connection, call, done)
-        with self._changed:
+        with self._lock:
             self._under_way[number] = request
         request.start()
 
@@ -242,28 +259,44 @@ class S3Sink:
                 self._parts.append(s3_xml.Part(number, etag, crc))
         if not self._ended:
             block.release()
-        with self._changed:
+        waiting = None
+        with self._lock:
             self._under_way.pop(number, None)
             if failure is not None and self._failure is None:
                 self._failure = failure
-            self._changed.notify()
+            if not self._under_way or self._failure is not None:
+                waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting()
         if failure is not None and not self._ended:
             self.on_failure(failure)
 
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """What `_all_parts` waits for."""
+        with self._lock:
+            if self._under_way and self._failure is None:
+                self._waiting = callback
+                return
+        callback()
+
+    def __await__(self) -> Generator[Awaited, None, None]:
+        yield self
+
     def wait_for_parts(self) -> None:
         """Until all parts that were handed over are stored, or one has failed, which is raised."""
-        with self._changed:
-            while self._under_way and self._failure is None:
-                self._changed.wait(0.5)
+        run(self._all_parts())
+
+    async def _all_parts(self) -> None:
+        await self
         if self._failure is not None:
             raise self._failure
 
-    def _put_whole(self, size: int, crc32c: int) -> None:
+    async def _put_whole(self, size: int, crc32c: int) -> None:
         data = self._first.data if self._first is not None else memoryview(b"")
-        self.etag = run(put_whole(self._connection, self._uri, data, crc32c, self._content_type, "none"))
-        self._verify(size, crc32c)
+        self.etag = await put_whole(self._connection, self._uri, data, crc32c, self._content_type, "none")
+        await self._verify(size, crc32c)
 
-    def _complete(self, size: int, crc32c: int) -> None:
+    async def _complete(self, size: int, crc32c: int) -> None:
         self._parts.sort(key=lambda part: part.number)
         headers = [("x-amz-mp-object-size", str(size))]
         if self._connection.settings.checksums:
@@ -278,41 +311,38 @@ class S3Sink:
             s3_xml.complete_request(self._parts),
         )
         try:
-            answer = self._ask(call)
+            answer = await self._connection.ask(call)
         except _errors.S3dlioError as error:
             # The acknowledgement may have been lost on the way, and the repetition met an upload that is done.
             if not (error.code == "NoSuchUpload" or error.status is None or error.status >= 500):
                 raise
-            if not self._is_stored(size, crc32c):
+            if not await self._is_stored(size, crc32c):
                 raise
             logger.debug("%s; but the object is stored", error)
             return
         try:
             self.etag = s3_xml.text(s3_xml.parse(answer.body, "CompleteMultipartUploadResult"), "ETag")
         except s3_xml.MalformedAnswerError as error:
-            if not self._is_stored(size, crc32c):
+            if not await self._is_stored(size, crc32c):
                 raise self._error(f"the upload was not completed: {error}") from error
             return
-        self._verify(size, crc32c)
+        await self._verify(size, crc32c)
 
-    def _is_stored(self, size: int, crc32c: int) -> bool:
+    async def _is_stored(self, size: int, crc32c: int) -> bool:
         """Whether what stands under the name now can be told to be this object."""
         try:
-            answer = self._ask(head_call(self._uri))
+            answer = await self._connection.ask(head_call(self._uri))
         except _errors.NotFoundError:
             return False
         return answer.headers.get("content-length") == str(size) and whole_crc(answer) == base64_crc(crc32c)
 
-    def _verify(self, size: int, crc32c: int) -> None:
+    async def _verify(self, size: int, crc32c: int) -> None:
         self.acknowledged = True
         try:
-            run(check_stored(self._connection, self._uri, size, crc32c, self._verify_what))
+            await check_stored(self._connection, self._uri, size, crc32c, self._verify_what)
         except _errors.CorruptDataError:
             self.acknowledged = False
             raise
-
-    def _ask(self, call: Call) -> Answer:
-        return run(self._connection.ask(call))
 
     def _drop_upload(self) -> Request:
         """Begins to give back what the server keeps of the parts; `list_stale_uploads` shows what is left."""
