@@ -64,6 +64,8 @@ class MultipartUploadWriter:
         self._writer = ObjectWriter(Uri("s3", bucket, key), options)
         self._sink = self._writer.run("open", _sink_of)
         self._sink.drops_parts = abort_on_drop
+        # How much of the last `reserve` may still be committed.
+        self._reserved = 0
 
     @classmethod
     def from_uri(cls, uri: str, **settings: Any) -> Self:
@@ -74,7 +76,8 @@ class MultipartUploadWriter:
         return cls(parsed.container, parsed.key, **settings)
 
     def write(self, data: Buffer) -> None:
-        """Appends bytes; see `ObjectWriter.write_chunk`."""
+        """Appends bytes; see `ObjectWriter.write_chunk`.  What was reserved and not committed is given up."""
+        self._reserved = 0
         self._writer.write_chunk(data)
 
     def reserve(self, size: int) -> memoryview:
@@ -86,17 +89,28 @@ class MultipartUploadWriter:
         size = whole_number("size", size)
         if size < 1:
             raise InvalidInputError(f"reserve {self._writer.uri}: size must be at least 1, not {size}")
-        return self._writer.run("reserve", lambda stream: cast("StagedStream", stream).reserve())[:size]
+        self._reserved = 0
+        room = self._writer.run("reserve", lambda stream: cast("StagedStream", stream).reserve())[:size]
+        self._reserved = len(room)
+        return room
 
     def commit(self, size: int) -> None:
-        """Takes the first ``size`` bytes of what was reserved into the object."""
+        """Takes the first ``size`` bytes of what was reserved into the object, once.  More than was reserved raises
+        InvalidInputError and changes nothing."""
         size = whole_number("size", size)
         if size < 0:
             raise InvalidInputError(f"commit {self._writer.uri}: size must not be negative, and is {size}")
+        if size > self._reserved:
+            text = f"commit {self._writer.uri}: {size} bytes, and {self._reserved} are reserved"
+            raise InvalidInputError(text, operation="commit", uri=self._writer.uri)
+        if size == 0:
+            return
+        self._reserved = 0
         self._writer.run("commit", lambda stream: cast("StagedStream", stream).commit(size))
 
     def flush(self) -> None:
         """Waits until all full parts are stored.  What does not fill a part stays: only the last may be short."""
+        self._reserved = 0
         self._writer.run("flush", lambda stream: self._sink.wait_for_parts())
 
     def close(self) -> UploadResult:
@@ -108,7 +122,7 @@ class MultipartUploadWriter:
                 uri=self._writer.uri,
                 total_bytes=stats.bytes_written,
                 parts=max(1, stats.blocks),
-                etag=self._sink.etag,
+                etag=self._sink.etag.strip('"') if self._sink.etag else None,  # as `stat` gives it
                 checksum=self._writer.checksum(),
                 elapsed=time.monotonic() - self._began,
             )

@@ -25,12 +25,33 @@ def test_close_tells_what_is_stored(s3: str) -> None:
     assert result["parts"] == 3
     assert result["checksum"] == f"crc32c:{s3dlio.crc32c(data):08x}"
     assert result["etag"]
-    assert result["etag"].strip('"') == s3dlio.stat(f"{s3}/multi/a")["etag"]
+    assert result["etag"] == s3dlio.stat(f"{s3}/multi/a")["etag"]
     assert result["elapsed"] > 0
     assert writer.close() == result
     assert s3dlio.get(result["uri"]) == data
     with pytest.raises(s3dlio.ClosedError):
         writer.write(b"more")
+
+
+def test_no_more_is_committed_than_was_reserved(s3: str) -> None:
+    with MultipartUploadWriter("tests", "multi/strict", part_size=PART) as writer:
+        with pytest.raises(s3dlio.InvalidInputError, match="5 bytes, and 0 are reserved"):
+            writer.commit(5)
+        writer.reserve(10)[:] = b"0123456789"
+        with pytest.raises(s3dlio.InvalidInputError, match="15 bytes, and 10 are reserved"):
+            writer.commit(15)
+        writer.commit(4)
+        with pytest.raises(s3dlio.InvalidInputError):  # once
+            writer.commit(4)
+        for given_up in (lambda: writer.write(b"XY"), writer.flush):
+            writer.reserve(4)[:] = b"abcd"
+            given_up()
+            with pytest.raises(s3dlio.InvalidInputError):
+                writer.commit(4)
+        writer.commit(0)
+        result = writer.close()
+    assert s3dlio.get(result["uri"]) == b"0123XY"
+    assert result["etag"] == s3dlio.stat(result["uri"])["etag"]
 
 
 def test_bytes_may_be_made_in_the_part_itself(s3: str) -> None:
