@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from s3dlio import _cancel
 from s3dlio._errors import InvalidInputError
 from s3dlio._ops import get, put, put_arguments
 from s3dlio._options import WriterOptions, whole_number, writer_options
@@ -110,33 +113,70 @@ def threads_for(max_in_flight: int) -> int:
 
 
 def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:
-    """Calls ``work`` with each item in so many threads, of which the caller's is one."""
+    """Calls ``work`` with each item in so many threads, of which the caller's is one.
+
+    When one fails no more are begun, and the first failure is raised once the others have ended.  Ctrl-C, and what else
+    breaks off the caller, breaks off all.
+    """
+    if isinstance(items, Sized):
+        nthreads = min(nthreads, len(items))
     todo = iter(items)
     turn = threading.Lock()
     failures: list[BaseException] = []
+    ended: queue.SimpleQueue[_cancel.Cancelled | None] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             while not failures:
+                _cancel.check()
                 with turn:
                     # Again: it was a while ago that this thread came here.
                     item = failures if failures else next(todo, failures)
                 if item is failures or failures:
                     return
                 work(item)  # type: ignore[arg-type]
+        except Exception as error:
+            failures.append(error)
         except BaseException as error:
             failures.append(error)
+            raise
 
-    threads = [threading.Thread(target=run, name="s3dlio-many", daemon=True) for _ in range(nthreads - 1)]
+    workers = [_Worker(run, ended) for _ in range(nthreads - 1)]
     try:
-        for thread in threads:
-            thread.start()
+        for worker in workers:
+            worker.start()
         run()
-    except BaseException as error:  # Ctrl-C between the lines
+        _wait_for(workers, ended)
+    except BaseException as error:  # Ctrl-C, or what else breaks off this thread
         failures.append(error)
+        for worker in workers:
+            worker.cancellation.cancel()
     finally:
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
     if failures:
         raise failures[0]
+
+
+class _Worker(threading.Thread):
+    def __init__(self, work: Callable[[], None], ended: queue.SimpleQueue[Any]) -> None:
+        super().__init__(name="s3dlio-many", daemon=True)
+        self.cancellation = _cancel.Cancellation()
+        self._work = work
+        self._ended = ended
+
+    def run(self) -> None:
+        with self.cancellation.of_this_thread(), suppress(BaseException):  # it is noted
+            self._work()
+        self._ended.put(None)
+
+
+def _wait_for(workers: Sequence[_Worker], ended: queue.SimpleQueue[_cancel.Cancelled | None]) -> None:
+    """Until all have ended, or this thread is to be broken off."""
+    cancellation = _cancel.current()
+    with cancellation.told_to(ended.put) if cancellation is not None else nullcontext():
+        for _ in workers:
+            came = ended.get()
+            if came is not None:
+                raise came

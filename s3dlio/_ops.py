@@ -208,12 +208,17 @@ def list_stale_uploads(uri: str) -> list[StaleUpload]:
 def abort_stale_uploads(uri: str, older_than: timedelta | float) -> list[StaleUpload]:
     """Aborts the uploads below ``s3://bucket/prefix`` that were begun longer ago than ``older_than``, a timedelta or
     seconds, and returns them.  What is younger may still be under way."""
-    age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
-    if age < timedelta(0):
-        raise InvalidInputError(f"older_than must not be negative, and is {older_than}", uri=uri)
+    before = begun_before(uri, older_than)
     store = store_for(parse_uri(uri))
-    before = datetime.now(UTC) - age
     doomed = [upload for upload in list_stale_uploads(uri) if upload.begun <= before]
     for upload in doomed:
         store.abort_upload(parse_uri(upload.uri), upload.upload_id)
     return doomed
+
+
+def begun_before(uri: str, older_than: timedelta | float) -> datetime:
+    """The moment before which was begun what is older than that."""
+    age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
+    if age < timedelta(0):
+        raise InvalidInputError(f"older_than must not be negative, and is {older_than}", uri=uri)
+    return datetime.now(UTC) - age

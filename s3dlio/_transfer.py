@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from s3dlio import _cancel
 from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
 from s3dlio._many import for_each, threads_for
 from s3dlio._native import pointer
@@ -174,14 +175,19 @@ def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None) -> s
     source_uri, target = parse_uri(src_uri), parse_uri(dest_uri)
     chosen = (options or WriterOptions()).snapshot()
     store = store_for(source_uri)
-    as_it_is = source_uri.scheme == target.scheme and chosen.compression is None and chosen.content_type is None
-    if as_it_is and store.copy(source_uri, target):
+    if is_within_store(source_uri, target, chosen) and store.copy(source_uri, target):
         return str(target)
     source = store.open(source_uri)
     try:
         return _pass_on(source, src_uri, target, chosen, _Count(None, 0))
     finally:
         source.close()
+
+
+def is_within_store(source: Uri, target: Uri, options: WriterOptions | None) -> bool:
+    """Whether a copy stays in one store and changes nothing, so that the store may know how to do it."""
+    changes = options is not None and (options.compression is not None or options.content_type is not None)
+    return source.scheme == target.scheme and not changes
 
 
 def _pass_on(source: Source, name: str, target: Uri, options: WriterOptions, count: _Count) -> str:
@@ -192,6 +198,7 @@ def _pass_on(source: Source, name: str, target: Uri, options: WriterOptions, cou
     with ObjectWriter(target, options) as writer:
         done = 0
         while done < size:
+            _cancel.check()
             nbytes = source.readinto(done, data)
             if nbytes == 0:
                 raise StorageError(f"read {name}: it ended after {done} of {size} bytes", operation="read", uri=name)
