@@ -66,10 +66,19 @@ def put_many(
 
 def pair(item: tuple[str, Buffer]) -> tuple[str, Buffer]:
     try:
+        if isinstance(item, str):
+            raise TypeError
         uri, data = item
     except (TypeError, ValueError):
-        raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}") from None
+        hint = "; of a dict these are its items()" if isinstance(item, str) else ""
+        raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}{hint}") from None
     return uri, data
+
+
+def several(uris: Iterable[str]) -> list[str]:
+    if isinstance(uris, str):
+        raise TypeError("several URIs are needed, not one str")
+    return list(uris)
 
 
 def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, bytes]]:
@@ -78,7 +87,7 @@ def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, by
     All of them are in memory at the end.  The first failure is raised, once the reads on their way have ended.
     """
     limit = checked_limit(max_in_flight)
-    wanted = list(uris)
+    wanted = several(uris)
     parsed = [parse_uri(uri) for uri in wanted]
     tasks = {scheme: store_for(uri).tasks() for scheme, uri in {uri.scheme: uri for uri in parsed}.items()}
     found: dict[int, bytes] = {}

@@ -89,7 +89,7 @@ async def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
 
 async def get_many(uris: Iterable[str], max_in_flight: int = 64) -> List[tuple[str, bytes]]:
     """As `s3dlio.get_many`."""
-    wanted = [*uris]
+    wanted = _many.several(uris)
     for uri in wanted:
         parse_uri(uri)
     found: dict[int, bytes] = {}
@@ -221,9 +221,11 @@ async def upload(
     max_in_flight: int = 16,
     progress: Progress | None = None,
     options: WriterOptions | None = None,
+    **settings: Any,
 ) -> List[str]:
     """As `s3dlio.upload`.  ``progress`` is called from other threads."""
-    return await _in_thread(_transfer.upload, paths, dest_uri, max_in_flight, progress, options)
+    chosen = writer_options(options, settings).snapshot()
+    return await _in_thread(_transfer.upload, paths, dest_uri, max_in_flight, progress, chosen)
 
 
 async def download(
@@ -233,13 +235,14 @@ async def download(
     return await _in_thread(_transfer.download, uri, dest_dir, max_in_flight, progress)
 
 
-async def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None) -> str:
+async def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None, **settings: Any) -> str:
     """As `s3dlio.copy`."""
+    chosen = writer_options(options, settings).snapshot()
     source, target = parse_uri(src_uri), parse_uri(dest_uri)
-    tasks = store_for(source).tasks() if _transfer.is_within_store(source, target, options) else None
+    tasks = store_for(source).tasks() if _transfer.is_within_store(source, target, chosen) else None
     if tasks is not None and await _wait_for(tasks.copy(source, target)):
         return str(target)
-    return await _in_thread(_transfer.copy, src_uri, dest_uri, options)
+    return await _in_thread(_transfer.copy, src_uri, dest_uri, chosen)
 
 
 async def _wait_for(task: Task[Result]) -> Result:

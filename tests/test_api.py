@@ -43,7 +43,7 @@ def test_names_of_the_reference_are_there() -> None:
     for name in ("write_chunk", "write_owned_bytes", "finalize", "bytes_written", "compressed_bytes", "checksum"):
         assert callable(getattr(s3dlio.PyObjectWriter, name))
     for function in (s3dlio.create_filesystem_writer, s3dlio.create_direct_filesystem_writer):
-        assert list(inspect.signature(function).parameters) == ["uri", "options"]
+        assert list(inspect.signature(function).parameters) == ["uri", "options", "settings"]
 
 
 def test_every_public_name_is_documented_and_annotated() -> None:

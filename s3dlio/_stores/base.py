@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from s3dlio import _cancel
-from s3dlio._errors import TimedOutError, UnsupportedError
+from s3dlio._errors import NotAnObjectError, TimedOutError, UnsupportedError
 from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, pointer, raise_status
 
 if TYPE_CHECKING:
@@ -181,6 +181,11 @@ class Store(ABC):
     def _no_buckets(self, operation: str, uri: Uri) -> UnsupportedError:
         text = f"{operation} {uri}: only s3 has that"
         return UnsupportedError(text, operation=operation, uri=str(uri))
+
+
+def folder_error(operation: str, uri: Uri) -> NotAnObjectError:
+    text = f"{operation} {uri}: is a folder; recursive=True deletes all that is in it"
+    return NotAnObjectError(text, operation=operation, uri=str(uri), errno=errno.EISDIR)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from s3dlio import _cancel, _errors
 from s3dlio._logging import logger
 from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, raise_status
-from s3dlio._stores.base import ObjectStat, Store, WriterStats
+from s3dlio._stores.base import ObjectStat, Store, WriterStats, folder_error
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
@@ -239,12 +239,7 @@ class FileStore(Store):
                 _refuse_mount_point(path, uri)
                 shutil.rmtree(path)
             else:
-                raise _errors.NotAnObjectError(
-                    f"delete {uri}: is a folder; recursive=True deletes all that is in it",
-                    operation="delete",
-                    uri=str(uri),
-                    errno=errno.EISDIR,
-                )
+                raise folder_error("delete", uri)
         except _errors.S3dlioError:
             raise
         except OSError as error:

@@ -20,7 +20,7 @@ import awscrt.io
 import awscrt.s3
 
 from s3dlio._stores import s3_clock
-from s3dlio._stores.s3_credentials import provider_of
+from s3dlio._stores.s3_credentials import ask_function, provider_of
 from s3dlio._stores.s3_http import Answer, Call, Exchange, Pool
 from s3dlio._stores.s3_request import Request
 from s3dlio._stores.s3_settings import S3Settings
@@ -43,10 +43,14 @@ class _Client:
         self._tls = None
         if is_secure:
             options = awscrt.io.TlsContextOptions()
+            settings.check_bundle()
             if settings.ca_bundle:
                 options.override_default_trust_store_from_path(ca_filepath=settings.ca_bundle)
             self._tls = awscrt.io.ClientTlsContext(options)
-        self._provider = None if settings.anonymous else provider_of(settings, self._bootstrap)
+        self._function = None if settings.anonymous else settings.credentials
+        self._provider = None
+        if not settings.anonymous and settings.credentials is None:
+            self._provider = provider_of(settings, self._bootstrap)
         self._signing: tuple[float, Any] = (0.0, None)
         self._pools: dict[str, Pool] = {}
         self._lock = threading.Lock()
@@ -63,16 +67,20 @@ class _Client:
 
     def signing(self) -> Any:
         """How to sign now: it carries the date."""
+        if self._function is not None:
+            return self._sign_as(ask_function(self._function))
         if self._provider is None:
             return None
         now = time.monotonic()
         since, config = self._signing
         if config is None or now - since > _MAX_SIGNING_AGE:
-            config = awscrt.s3.create_default_s3_signing_config(
-                region=self._settings.region or "", credential_provider=self._provider
-            )
+            config = self._sign_as(self._provider)
             self._signing = now, config
         return config
+
+    def _sign_as(self, provider: Any) -> Any:
+        region = self._settings.region or ""
+        return awscrt.s3.create_default_s3_signing_config(region=region, credential_provider=provider)
 
     def close(self) -> None:
         with self._lock:
