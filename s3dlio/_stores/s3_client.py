@@ -39,6 +39,8 @@ class _Client:
     def __init__(self, settings: S3Settings, is_secure: bool) -> None:
         self._settings = settings
         loops = awscrt.io.EventLoopGroup(_EVENT_LOOPS)
+        # Set when its threads have ended, after it was let go.
+        self.has_ended: threading.Event = loops.shutdown_event
         self._bootstrap = awscrt.io.ClientBootstrap(loops, awscrt.io.DefaultHostResolver(loops))
         self._tls = None
         if is_secure:
@@ -140,15 +142,18 @@ class Connection:
     def is_busy(self) -> bool:
         return bool(self._requests)
 
-    def close(self) -> None:
-        """Breaks off what is under way and lets the client go; the next request makes a new one."""
+    def close(self) -> threading.Event | None:
+        """Breaks off what is under way and lets the client go; the next request makes a new one.  Returns what will be
+        set when its threads have ended."""
         with self._lock:
             requests = list(self._requests)
             client, self._client = self._client, None
         for request in requests:
             request.cancel()
-        if client is not None:
-            client.close()
+        if client is None:
+            return None
+        client.close()
+        return client.has_ended
 
     def has_client(self) -> bool:
         return self._client is not None
@@ -183,6 +188,9 @@ class Connection:
             return self._client
 
 
+# How long a fork waits at most, in seconds, for the threads of idle clients.
+_FORK_WAIT = 2.0
+
 _connections: dict[S3Settings, Connection] = {}
 _making = threading.Lock()
 
@@ -202,11 +210,17 @@ def connection_for(settings: S3Settings) -> Connection:
 
 def _before_fork() -> None:
     idle = [connection for connection in _connections.values() if connection.has_client() and not connection.is_busy()]
-    for connection in idle:
-        connection.close()
-    if idle and threading.current_thread() is threading.main_thread():
-        gc.collect()
-        awscrt.common.join_all_native_threads(timeout_sec=2.0)
+    ended = [connection.close() for connection in idle]
+    if not idle or threading.current_thread() is not threading.main_thread():
+        return
+    gc.collect()
+    deadline = time.monotonic() + _FORK_WAIT
+    for event in ended:
+        if event is not None:
+            event.wait(max(0.0, deadline - time.monotonic()))
+    # The last of their threads may be in its last lines.  Not for longer: those of busy clients stay, and in the child
+    # of a fork those that the parent had are still counted.
+    awscrt.common.join_all_native_threads(timeout_sec=0.01)
 
 
 def _in_child() -> None:
