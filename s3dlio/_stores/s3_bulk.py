@@ -61,7 +61,9 @@ class BulkExchange(Exchange):
                 return
             is_whole = self._transfer(connection, head)
         except Exception as error:
-            self._finish(error, is_whole=False)
+            # Bare: whoever keeps it would keep the frames, and in them the client.
+            error.__context__ = None
+            self._finish(error.with_traceback(None), is_whole=False)
         else:
             self._finish(None, is_whole=is_whole and self._own_error is None)
 
@@ -196,9 +198,10 @@ class BulkPool:
     def _work(self) -> None:
         while True:
             with self._lock:
+                rest = 0.0 if self._is_closed else _MAX_REST
                 self._nresting += 1
             try:
-                exchange = self._jobs.get(timeout=_MAX_REST)
+                exchange = self._jobs.get(timeout=rest)
             except queue.Empty:
                 exchange = None
             with self._lock:

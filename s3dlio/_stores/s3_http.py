@@ -272,7 +272,7 @@ class Exchange:
 
     def _refuse(self, error: Exception) -> None:
         """Breaks off an answer that is not wanted; awscrt would print an exception of its callbacks."""
-        self._own_error = error
+        self._own_error = error.with_traceback(None)  # whose frames lead here
         self._connection.close()
 
     def _take(self, chunk: bytes) -> None:

@@ -130,10 +130,10 @@ class S3Tasks:
             answer = await request
         except _errors.S3dlioError as error:
             if error.status == 412:
-                raise _errors.StorageError(
-                    f"read {uri}: it was replaced since it was opened", operation="read", uri=str(uri)
-                ) from error
+                raise _replaced(uri) from error
             raise
+        if answer.headers.get("etag", version.etag) != version.etag:  # of a store that passes over if-match
+            raise _replaced(uri)
         told = answer.headers.get("content-length"), answer.headers.get("content-range", "")
         whole = f"bytes {start}-{start + length - 1}/{version.size}"
         if told[0] != str(length) or (answer.status == 206 and told[1] != whole):
@@ -217,6 +217,12 @@ class S3Tasks:
         while True:
             page = await self._page(uri, folder, "" if recursive else "&delimiter=%2F", token)
             for key in page.keys:
+                if not key.startswith(folder):
+                    raise _errors.StorageError(
+                        f"list {uri}: the store's answer names {key!r}, which is not below it",
+                        operation="list",
+                        uri=str(uri),
+                    )
                 yield Uri(uri.scheme, uri.container, key)
             if page.next_token is None:
                 return
@@ -338,6 +344,10 @@ def check_object(uri: Uri, operation: str, kind: type[_errors.S3dlioError] = _er
     check_name(uri, operation)
     if not uri.key or (uri.key.endswith("/") and kind is not _errors.NotFoundError):
         raise kind(f"{operation} {uri}: names no object", operation=operation, uri=str(uri))
+
+
+def _replaced(uri: Uri) -> _errors.StorageError:
+    return _errors.StorageError(f"read {uri}: it was replaced since it was opened", operation="read", uri=str(uri))
 
 
 def _header(answer: Answer, name: str, uri: Uri, operation: str) -> str:
