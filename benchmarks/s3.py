@@ -76,6 +76,27 @@ def ours_get() -> Run:
     return lambda path, key: receive(lambda: s3dlio.get(f"s3://{BUCKET}/{key}"))
 
 
+def ours_into() -> Run:
+    import s3dlio
+
+    kept: list[bytearray] = []
+
+    def get(path: str, key: str) -> dict[str, Any]:
+        with s3dlio.open_reader(f"s3://{BUCKET}/{key}") as reader:
+            size = reader.seek(0, io.SEEK_END)
+            reader.seek(0)
+            if not kept:
+                kept.append(bytearray(size))
+
+            def read() -> bytearray:
+                reader.readinto(kept[0])
+                return kept[0]
+
+            return receive(read)
+
+    return get
+
+
 def ours_many() -> Run:
     import s3dlio
 
@@ -288,6 +309,11 @@ GETS = (
     Contender("boto3, download_fileobj()", boto3_download, **BOTO3),
     Contender("reference's get()", ours_get, **REFERENCE),
 )
+# In memory that is kept from one to the next, as the others keep theirs by themselves.
+GETS_INTO = (
+    Contender("s3dlio, open_reader().readinto()", ours_into),
+    Contender("obstore, get().bytes() again", obstore_get, target=1.0, **OBSTORE),
+)
 MANY = (
     Contender("s3dlio, get_many()", ours_many),
     Contender("obstore, get_async()", obstore_many, target=1.0, **OBSTORE),
@@ -373,7 +399,8 @@ def puts(contest: Race, place: str, nbytes: int, contenders: list[str]) -> None:
 
 def gets(contest: Race, place: str, nbytes: int, contenders: list[str]) -> None:
     key = f"large-{nbytes}"
-    if place != NULL:
+    is_null = place.startswith(NULL)
+    if not is_null:
         import s3dlio
 
         # In a process that ends: this one shall not hold what the clients do.
@@ -387,7 +414,7 @@ def gets(contest: Race, place: str, nbytes: int, contenders: list[str]) -> None:
         contenders=contenders,
         cpu_targets={},
         check=same(nbytes),
-        settle=place != NULL,
+        settle=not is_null,
     )
 
 
@@ -430,9 +457,12 @@ def compare(contest: Race, place: str) -> None:
 
     s3dlio.create_bucket(f"s3://{BUCKET}")
     nbytes = contest.pick(full=512 * MIB, quick=64 * MIB)
-    put_names, get_names = ([contender.name for contender in contenders] for contenders in (PUTS, GETS))
+    put_names, get_names, into_names = (
+        [contender.name for contender in contenders] for contenders in (PUTS, GETS, GETS_INTO)
+    )
     puts(contest, place, nbytes, put_names)
     gets(contest, place, nbytes, get_names)
+    gets(contest, f"{place}, into kept memory", nbytes, into_names)
     many(contest, place, contest.pick(full=5_000, quick=500))
     if not contest.quick:
         puts(contest, place, GIB, put_names[:1])
@@ -442,7 +472,7 @@ def compare(contest: Race, place: str) -> None:
 
 
 def main() -> None:
-    with Race(__file__, "S3: large objects and small ones", (*PUTS, *GETS, *MANY)) as contest:
+    with Race(__file__, "S3: large objects and small ones", (*PUTS, *GETS, *GETS_INTO, *MANY)) as contest:
         for place, start in ((NULL, null_endpoint), ("SeaweedFS", seaweed)):
             with ExitStack() as stack:
                 try:
