@@ -1,6 +1,6 @@
 /*
- * The version.  This is its only home: CMake, the Python package and the pkg-config file
- * read it from here.
+ * The versions.  This is their only home: CMake, the Python package and the pkg-config file
+ * read them from here.
  */
 #ifndef S3DLIO_VERSION_H
 #define S3DLIO_VERSION_H
@@ -13,6 +13,12 @@ S3DLIO_BEGIN_DECLS
 #define S3DLIO_VERSION_MAJOR 0
 #define S3DLIO_VERSION_MINOR 1
 #define S3DLIO_VERSION_PATCH 0
+
+/*
+ * The version of the binary interface, and the number in the file's name, libs3dlio.so.0.  A
+ * program that was compiled with one release works with each later one of the same number.
+ */
+#define S3DLIO_ABI_VERSION 0
 
 /*
  * s3dlio_version() returns the version of the library that is running, as "0.1.0".
