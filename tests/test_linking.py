@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import crc32c as oracle
+import harness
 import pytest
-from building import ROOT, check_stream, install_library, paths_to, run
+from building import ROOT, check_stream, install_library, paths_to, run, write_sample
 
 EXAMPLES = ROOT / "examples"
+STRICT = ["-pedantic", "-Wall", "-Wextra", "-Werror"]
 
 
 @pytest.fixture(scope="module")
@@ -16,15 +21,136 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install_library(tmp_path_factory.mktemp("installed"))
 
 
-def flags(prefix: Path, *options: str) -> list[str]:
-    return run("pkg-config", *options, "--cflags", "--libs", "s3dlio", **paths_to(prefix)).split()
+def pkg_config(prefix: Path, *options: str) -> list[str]:
+    return run("pkg-config", *options, "s3dlio", **paths_to(prefix)).split()
+
+
+def needed(program: Path) -> list[str]:
+    return re.findall(r"NEEDED.*\[(.+)\]", run("readelf", "-d", program))
+
+
+def test_installed_tree_is_complete(prefix: Path) -> None:
+    version = (ROOT / "csrc/include/s3dlio/version.h").read_text()
+    numbers = [re.search(rf"VERSION_{part} (\d+)", version)[1] for part in ("MAJOR", "MINOR", "PATCH")]  # type: ignore[index]
+    abi = re.search(r"ABI_VERSION (\d+)", version)[1]  # type: ignore[index]
+    headers = {path.name for path in (ROOT / "csrc/include/s3dlio").iterdir()}
+    assert {path.name for path in (prefix / "include/s3dlio").iterdir()} == headers
+    assert (prefix / "lib/libs3dlio.so").readlink() == Path(f"libs3dlio.so.{abi}")
+    assert f"[libs3dlio.so.{abi}]" in run("readelf", "-d", prefix / "lib/libs3dlio.so")
+    assert pkg_config(prefix, "--modversion") == [".".join(numbers)]
+    assert {"libzstd", "liburing"} <= set(pkg_config(prefix, "--print-requires-private"))
+    for file in (prefix / "lib").rglob("*"):
+        if file.suffix in (".pc", ".cmake"):
+            assert str(prefix.parent) not in file.read_text(), f"{file} names the place that it was installed to"
 
 
 # As strict as compilers are, so that the headers are for everybody.
 @pytest.mark.parametrize("compiler", ["cc -std=c99", "c++ -x c++ -std=c++11"])
 def test_c_example_compiled_strictly_streams_to_a_file(compiler: str, prefix: Path, tmp_path: Path) -> None:
-    strict = ["-pedantic", "-Wall", "-Wextra", "-Werror"]
-    source = EXAMPLES / "c/stream.c"
-    run(*compiler.split(), *strict, source, "-o", tmp_path / "stream", *flags(prefix))
+    harness.need_tools(compiler.split()[0])
+    flags = pkg_config(prefix, "--cflags", "--libs")
+    run(*compiler.split(), *STRICT, EXAMPLES / "c/stream.c", "-o", tmp_path / "stream", *flags)
     check_stream(tmp_path / "stream", tmp_path, **paths_to(prefix))
-    assert re.search(r"NEEDED.*\[libs3dlio\.so\.0\]", run("readelf", "-d", tmp_path / "stream"))
+    assert "libs3dlio.so.0" in needed(tmp_path / "stream")
+
+
+def test_c_example_linked_without_any_shared_library_streams_to_a_file(prefix: Path, tmp_path: Path) -> None:
+    (tmp_path / "probe.c").write_text("int main(void) { return 0; }")
+    probe = ["cc", "-static", tmp_path / "probe.c", "-o", tmp_path / "probe", "-lzstd", "-luring"]
+    if subprocess.run(probe, capture_output=True, timeout=60).returncode != 0:
+        harness.cannot("libc, libzstd or liburing is not here as a static library")
+    flags = pkg_config(prefix, "--static", "--cflags", "--libs")
+    run("cc", "-static", EXAMPLES / "c/stream.c", "-o", tmp_path / "stream", *flags)
+    check_stream(tmp_path / "stream", tmp_path)
+    assert needed(tmp_path / "stream") == []
+
+
+@pytest.mark.parametrize("static", ["OFF", "ON"])
+def test_cpp_example_found_by_cmake_copies_a_file(static: str, prefix: Path, tmp_path: Path) -> None:
+    harness.need_tools("c++")
+    build = tmp_path / "build"
+    run("cmake", "-S", EXAMPLES / "cpp", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", f"-DLINK_STATIC={static}")
+    run("cmake", "--build", build)
+    data = write_sample(tmp_path / "from")
+    printed = run(build / "copy", tmp_path / "from", tmp_path / "to")
+    assert printed == f"crc32c:{oracle.crc32c(data):08x} {len(data)} bytes\n"
+    assert (tmp_path / "to").read_bytes() == data
+    assert ("libs3dlio.so.0" in needed(build / "copy")) == (static == "OFF")
+
+    missing = subprocess.run([build / "copy", tmp_path / "none", tmp_path / "other"], capture_output=True, text=True)
+    assert missing.returncode == 1
+    assert missing.stderr == f"copy: {tmp_path}/none: No such file or directory\n"
+    assert not (tmp_path / "other").exists()
+
+
+def test_cmake_without_what_a_static_link_needs_says_so(prefix: Path, tmp_path: Path) -> None:
+    harness.need_tools("c++")
+    options = [f"-DCMAKE_PREFIX_PATH={prefix}", "-DLINK_STATIC=ON", "-DPKG_CONFIG_EXECUTABLE=/bin/false"]
+    done = subprocess.run(
+        ["cmake", "-S", EXAMPLES / "cpp", "-B", tmp_path / "build", *options], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "s3dlio::static needs pkg-config and the development files" in " ".join(done.stderr.split())
+
+
+def test_rust_example_unpacks_what_the_c_example_stored(prefix: Path, tmp_path: Path) -> None:
+    harness.need_tools("cargo")
+    paths = paths_to(prefix)
+    flags = pkg_config(prefix, "--cflags", "--libs")
+    run("cc", EXAMPLES / "c/stream.c", "-o", tmp_path / "stream", *flags)
+    build = paths | {"CARGO_TARGET_DIR": str(tmp_path / "target")}
+    run("cargo", "build", "--offline", "--locked", cwd=EXAMPLES / "rust", **build)
+    data = write_sample(tmp_path / "input")
+    with (tmp_path / "input").open("rb") as file:
+        run(tmp_path / "stream", tmp_path / "stored", stdin=file, **paths)
+    unpack = tmp_path / "target/debug/unpack"
+    with (tmp_path / "stored").open("rb") as file:
+        printed = run(unpack, tmp_path / "output", stdin=file, **paths)
+    assert printed == f"crc32c:{oracle.crc32c(data):08x} {len(data)} bytes\n"
+    assert (tmp_path / "output").read_bytes() == data
+
+    cut = subprocess.run(
+        ["sh", "-c", f"head -c 100000 {tmp_path}/stored | LD_LIBRARY_PATH={prefix}/lib {unpack} {tmp_path}/cut"],
+        capture_output=True,
+        text=True,
+    )
+    assert cut.returncode == 1
+    assert "the data ends too early" in cut.stderr
+    assert not (tmp_path / "cut").exists()
+
+
+def test_ctypes_example_tells_checksums(prefix: Path, tmp_path: Path) -> None:
+    data = write_sample(tmp_path / "input")
+    (tmp_path / "empty").touch()
+    program = EXAMPLES / "ctypes/checksum.py"
+    printed = run(sys.executable, "-I", program, tmp_path / "input", tmp_path / "empty", **paths_to(prefix))
+    assert printed == (
+        f"crc32c:{oracle.crc32c(data):08x} {len(data)} bytes {tmp_path}/input\n"
+        f"crc32c:00000000 0 bytes {tmp_path}/empty\n"
+    )
+
+
+PARENT = """
+cmake_minimum_required(VERSION 3.20)
+project(parent LANGUAGES C)
+add_subdirectory({root} s3dlio)
+add_executable(shared {stream})
+target_link_libraries(shared PRIVATE s3dlio::s3dlio)
+add_executable(static {stream})
+target_link_libraries(static PRIVATE s3dlio::static)
+install(TARGETS shared static)
+"""
+
+
+def test_project_that_includes_this_one_links_both_libraries(tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text(PARENT.format(root=ROOT, stream=EXAMPLES / "c/stream.c"))
+    build = tmp_path / "build"
+    run("cmake", "-S", tmp_path, "-B", build, "-DCMAKE_BUILD_TYPE=Debug")
+    run("cmake", "--build", build, "-j2")
+    check_stream(build / "shared", tmp_path)
+    check_stream(build / "static", tmp_path)
+    assert "libs3dlio.so.0" in needed(build / "shared")
+    assert "libs3dlio.so.0" not in needed(build / "static")
+    run("cmake", "--install", build, "--prefix", tmp_path / "prefix")
+    installed = [path.name for path in (tmp_path / "prefix").rglob("*") if path.is_file()]
+    assert sorted(installed) == ["shared", "static"]
