@@ -10,7 +10,7 @@ from pathlib import Path
 import crc32c as oracle
 import harness
 import pytest
-from building import ROOT, check_stream, install_library, paths_to, run, write_sample
+from building import ROOT, check_stream, copy_source, install_library, paths_to, run, write_sample
 
 EXAMPLES = ROOT / "examples"
 STRICT = ["-pedantic", "-Wall", "-Wextra", "-Werror"]
@@ -154,3 +154,33 @@ def test_project_that_includes_this_one_links_both_libraries(tmp_path: Path) -> 
     run("cmake", "--install", build, "--prefix", tmp_path / "prefix")
     installed = [path.name for path in (tmp_path / "prefix").rglob("*") if path.is_file()]
     assert sorted(installed) == ["shared", "static"]
+
+
+def build_reference(source: Path, build: Path) -> subprocess.CompletedProcess[str]:
+    harness.need_tools("doxygen")
+    run("cmake", "-S", source, "-B", build, "-DS3DLIO_DOCS=ON")
+    command = ["cmake", "--build", build, "--target", "reference"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_reference_describes_every_call_without_a_warning(tmp_path: Path) -> None:
+    done = build_reference(ROOT, tmp_path / "build")
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower()
+    run("cmake", "--install", tmp_path / "build", "--component", "docs", "--prefix", tmp_path / "prefix")
+    (index,) = (tmp_path / "prefix").rglob("html/globals_func.html")
+    described = set(re.findall(r"s3dlio_\w+(?=\(\))", index.read_text()))
+    declared = set()
+    for header in (ROOT / "csrc/include/s3dlio").iterdir():
+        declared |= set(re.findall(r"^S3DLIO_API[^;]*?\b(s3dlio_\w+)\(", header.read_text(), re.MULTILINE))
+    assert len(declared) > 30
+    assert described == declared
+
+
+def test_reference_refuses_a_call_without_a_comment(tmp_path: Path) -> None:
+    source = copy_source(tmp_path)
+    header = source / "csrc/include/s3dlio/version.h"
+    header.write_text(header.read_text().replace("/* cffi: end", "S3DLIO_API int\ns3dlio_planted(void);\n/* cffi: end"))
+    done = build_reference(source, tmp_path / "build")
+    assert done.returncode != 0
+    assert "s3dlio_planted" in done.stderr
