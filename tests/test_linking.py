@@ -10,15 +10,10 @@ from pathlib import Path
 import crc32c as oracle
 import harness
 import pytest
-from building import ROOT, check_stream, copy_source, install_library, paths_to, run, write_sample
+from building import ROOT, check_stream, copy_source, paths_to, run, write_sample
 
 EXAMPLES = ROOT / "examples"
 STRICT = ["-pedantic", "-Wall", "-Wextra", "-Werror"]
-
-
-@pytest.fixture(scope="module")
-def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install_library(tmp_path_factory.mktemp("installed"))
 
 
 def pkg_config(prefix: Path, *options: str) -> list[str]:
