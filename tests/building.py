@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -23,6 +24,11 @@ def run(*command: str | Path, cwd: Path | None = None, stdin: IO[bytes] | None =
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def version() -> str:
+    header = (ROOT / "csrc/include/s3dlio/version.h").read_text()
+    return ".".join(re.findall(r"#define S3DLIO_VERSION_\w+ (\d+)", header))
 
 
 def copy_source(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import crc32c as oracle
 import harness
 import pytest
-from building import ROOT, check_stream, copy_source, paths_to, run, write_sample
+from building import ROOT, check_stream, copy_source, paths_to, run, version, write_sample
 
 EXAMPLES = ROOT / "examples"
 STRICT = ["-pedantic", "-Wall", "-Wextra", "-Werror"]
@@ -25,14 +25,12 @@ def needed(program: Path) -> list[str]:
 
 
 def test_installed_tree_is_complete(prefix: Path) -> None:
-    version = (ROOT / "csrc/include/s3dlio/version.h").read_text()
-    numbers = [re.search(rf"VERSION_{part} (\d+)", version)[1] for part in ("MAJOR", "MINOR", "PATCH")]  # type: ignore[index]
-    abi = re.search(r"ABI_VERSION (\d+)", version)[1]  # type: ignore[index]
+    abi = re.search(r"ABI_VERSION (\d+)", (ROOT / "csrc/include/s3dlio/version.h").read_text())[1]  # type: ignore[index]
     headers = {path.name for path in (ROOT / "csrc/include/s3dlio").iterdir()}
     assert {path.name for path in (prefix / "include/s3dlio").iterdir()} == headers
     assert (prefix / "lib/libs3dlio.so").readlink() == Path(f"libs3dlio.so.{abi}")
     assert f"[libs3dlio.so.{abi}]" in run("readelf", "-d", prefix / "lib/libs3dlio.so")
-    assert pkg_config(prefix, "--modversion") == [".".join(numbers)]
+    assert pkg_config(prefix, "--modversion") == [version()]
     assert {"libzstd", "liburing"} <= set(pkg_config(prefix, "--print-requires-private"))
     for file in (prefix / "lib").rglob("*"):
         if file.suffix in (".pc", ".cmake"):

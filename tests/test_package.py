@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -124,3 +125,31 @@ def test_config_without_development_files_says_so(empty_environment: Path, tmp_p
     assert done.returncode == 1
     assert done.stdout == ""
     assert f"{package}/include is missing" in done.stderr
+
+
+def test_package_built_against_an_installed_library_carries_none(source: Path, prefix: Path, tmp_path: Path) -> None:
+    options = ["--no-deps", "--no-build-isolation", f"--config-settings=build-dir={tmp_path}/build"]
+    system = "--config-settings=cmake.define.S3DLIO_USE_SYSTEM=ON"
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        *options,
+        system,
+        "--target",
+        tmp_path / "site",
+        source,
+    ]
+    run(*install, CMAKE_PREFIX_PATH=str(prefix))
+    assert not list((tmp_path / "site").rglob("*.so.*"))
+    assert not (tmp_path / "site/s3dlio/include").exists()
+    code = "import s3dlio; print(s3dlio.__file__); print(open('/proc/self/maps').read())"
+    # -S keeps the installation of this project away that the tests run on.
+    paths = f"{tmp_path}/site:{sysconfig.get_path('purelib')}"
+    printed = run(sys.executable, "-S", "-c", code, cwd=tmp_path, PYTHONPATH=paths)
+    assert printed.startswith(f"{tmp_path}/site/s3dlio/__init__.py\n")
+    assert f" {prefix}/lib/libs3dlio.so.0" in printed
+    flags = run(sys.executable, "-S", "-m", "s3dlio.config", "--cflags", "--libs", cwd=tmp_path, PYTHONPATH=paths)
+    assert flags == f"-I{prefix}/include -L{prefix}/lib -Wl,-rpath,{prefix}/lib -l:libs3dlio.so.0\n"
