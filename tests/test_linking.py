@@ -123,6 +123,14 @@ def test_ctypes_example_tells_checksums(prefix: Path, tmp_path: Path) -> None:
     )
 
 
+def test_quick_start_of_the_document_runs(prefix: Path, tmp_path: Path) -> None:
+    document = (ROOT / "docs/c-api.md").read_text()
+    program, commands = (re.search(rf"```{language}\n(.*?)```", document, re.DOTALL)[1] for language in ("c", "sh"))  # type: ignore[index]
+    (tmp_path / "hello.c").write_text(program)
+    printed = run("sh", "-e", "-c", commands, cwd=tmp_path, **paths_to(prefix))
+    assert printed == "crc32c:c99465aa\nhello world"
+
+
 PARENT = """
 cmake_minimum_required(VERSION 3.20)
 project(parent LANGUAGES C)
