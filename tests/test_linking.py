@@ -62,7 +62,8 @@ def test_c_example_linked_without_any_shared_library_streams_to_a_file(prefix: P
 def test_cpp_example_found_by_cmake_copies_a_file(static: str, prefix: Path, tmp_path: Path) -> None:
     harness.need_tools("c++")
     build = tmp_path / "build"
-    run("cmake", "-S", EXAMPLES / "cpp", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", f"-DLINK_STATIC={static}")
+    options = [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DLINK_STATIC={static}", f"-DCMAKE_CXX_FLAGS={' '.join(STRICT)}"]
+    run("cmake", "-S", EXAMPLES / "cpp", "-B", build, *options)
     run("cmake", "--build", build)
     data = write_sample(tmp_path / "from")
     printed = run(build / "copy", tmp_path / "from", tmp_path / "to")
@@ -129,6 +130,24 @@ def test_quick_start_of_the_document_runs(prefix: Path, tmp_path: Path) -> None:
     (tmp_path / "hello.c").write_text(program)
     printed = run("sh", "-e", "-c", commands, cwd=tmp_path, **paths_to(prefix))
     assert printed == "crc32c:c99465aa\nhello world"
+
+
+def test_library_without_io_uring_asks_for_no_liburing(tmp_path: Path) -> None:
+    # Of one folder, where the first answer must not be kept.
+    for uring in ("ON", "OFF"):
+        run("cmake", "-S", ROOT, "-B", tmp_path / "build", "-DCMAKE_INSTALL_LIBDIR=lib", f"-DS3DLIO_URING={uring}")
+    run("cmake", "--build", tmp_path / "build", "-j2")
+    prefix = tmp_path / "prefix"
+    run("cmake", "--install", tmp_path / "build", "--prefix", prefix)
+    assert pkg_config(prefix, "--print-requires-private") == ["libzstd", ">=", "1.4.0"]
+    assert not any("uring" in name for name in needed(prefix / "lib/libs3dlio.so"))
+    options = [f"-DCMAKE_PREFIX_PATH={prefix}", "-DLINK_STATIC=ON"]
+    harness.need_tools("c++")
+    run("cmake", "-S", EXAMPLES / "cpp", "-B", tmp_path / "cpp", *options)
+    run("cmake", "--build", tmp_path / "cpp")
+    data = write_sample(tmp_path / "from")
+    run(tmp_path / "cpp/copy", tmp_path / "from", tmp_path / "to")
+    assert (tmp_path / "to").read_bytes() == data
 
 
 PARENT = """

@@ -11,6 +11,7 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import harness
 import pytest
 from building import ROOT, check_stream, copy_source, run
 
@@ -114,6 +115,19 @@ def test_c_program_links_the_library_in_the_wheel(empty_environment: Path, tmp_p
     loaded = run(python, "-c", "import s3dlio; print(open('/proc/self/maps').read())", cwd=tmp_path)
     (library,) = [name for name in linked if "libs3dlio" in name]
     assert library in loaded
+
+
+def test_cmake_finds_the_library_in_the_wheel(empty_environment: Path, tmp_path: Path) -> None:
+    harness.need_tools("c++")
+    folder = run(empty_environment / "bin/python", "-m", "s3dlio.config", "--cmakedir", cwd=tmp_path).strip()
+    build = ["cmake", "-S", ROOT / "examples/cpp", "-B", tmp_path / "build", f"-Ds3dlio_DIR={folder}"]
+    run(*build)
+    run("cmake", "--build", tmp_path / "build")
+    (tmp_path / "from").write_bytes(b"hello world")
+    assert run(tmp_path / "build/copy", tmp_path / "from", tmp_path / "to") == "crc32c:c99465aa 11 bytes\n"
+    static = subprocess.run([*build, "-DLINK_STATIC=ON"], capture_output=True, text=True, timeout=60)
+    assert "there is no static library here" in static.stderr
+    assert static.returncode != 0
 
 
 def test_config_without_development_files_says_so(empty_environment: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@
  * The file is there, whole and durable, once the program has ended with 0; else what was there
  * before is still there.  C99 and C++ alike.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -35,7 +36,7 @@ copy(FILE *input, struct s3dlio_writer *writer)
         if (status != 0)
             return status;
     }
-    return ferror(input) ? S3DLIO_E_TRUNCATED : s3dlio_writer_close(writer);
+    return ferror(input) ? -EIO : s3dlio_writer_close(writer);
 }
 
 int
