@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
+import inspect
 import json
 import os
 import signal
@@ -21,7 +21,6 @@ from pathlib import Path
 import harness
 
 import s3dlio
-from s3dlio._stores.s3_settings import S3Settings
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTSOFS3DLIO", "the+secret/key-of-the-tests"
 
@@ -143,7 +142,7 @@ def disconnect() -> None:
 
     from s3dlio._stores import s3_client
 
-    s3dlio.configure_s3(**dict.fromkeys(field.name for field in dataclasses.fields(S3Settings)))
+    s3dlio.configure_s3(**dict.fromkeys(inspect.signature(s3dlio.configure_s3).parameters))
     s3_client.close_all()
     gc.collect()
     assert awscrt.common.join_all_native_threads(timeout_sec=20.0)
