@@ -39,6 +39,10 @@ def _make(scheme: str) -> Store | None:
         from s3dlio._stores.s3 import S3Store
 
         return S3Store()
+    if scheme == "az":
+        from s3dlio._stores.azure import AzureStore
+
+        return AzureStore()
     return None
 
 
@@ -52,6 +56,6 @@ def store_for(uri: Uri) -> Store:
                 _stores[uri.scheme] = store
     if store is None:
         raise InvalidInputError(
-            f"{str(uri)!r} has the scheme {uri.scheme!r}; known are file, direct, memory and s3", uri=str(uri)
+            f"{str(uri)!r} has the scheme {uri.scheme!r}; known are file, direct, memory, s3 and az", uri=str(uri)
         )
     return store

@@ -1,0 +1,215 @@
+"""The clients for Azure of this process, where a URI leads, and what errors mean."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeVar
+
+import azure.core.exceptions as az
+from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient, ExponentialRetry
+
+from s3dlio import _errors
+from s3dlio._logging import logger
+from s3dlio._stores.azure_settings import AzureSettings, connection_parts
+from s3dlio._uri import Uri
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a URI leads.  ``prefix`` is what stands before the name of the blob in the URI's key."""
+
+    account: str
+    container: str
+    blob: str
+    prefix: str
+
+
+def place_of(uri: Uri, settings: AzureSettings, operation: str) -> Place:
+    """Reads ``az://account/container/blob``, of which account and container may be left out where settings name them.
+
+    - ``az:///blob``: both are those of the settings.
+    - ``az://account/container/blob``: always so if no account is set, or if it is this one.
+    - ``az://container/blob``: if an account is set and the first name is another.
+    """
+    account = settings.named_account
+    first, key = uri.container, uri.key
+    if not first:
+        container, blob, prefix = settings.container, key, ""
+    elif account is not None and first != account:
+        container, blob, prefix = first, key, ""
+    else:
+        account = first
+        container, _, blob = key.partition("/")
+        prefix = container + "/"
+    if not account:
+        raise _refused(uri, operation, "names no account, and AZURE_BLOB_ACCOUNT is not set")
+    if not container:
+        raise _refused(uri, operation, "names no container, and AZURE_BLOB_CONTAINER is not set")
+    return Place(account, container, blob, prefix)
+
+
+def _refused(uri: Uri, operation: str, why: str) -> _errors.InvalidInputError:
+    return _errors.InvalidInputError(f"{operation} {uri}: it {why}", operation=operation, uri=str(uri))
+
+
+def check_blob(place: Place, uri: Uri, operation: str, kind: type[_errors.S3dlioError]) -> None:
+    if not place.blob or (place.blob.endswith("/") and kind is not _errors.NotFoundError):
+        raise kind(f"{operation} {uri}: names no object", operation=operation, uri=str(uri))
+
+
+_services: dict[tuple[AzureSettings, str], BlobServiceClient] = {}
+_making = threading.Lock()
+
+
+def _service(settings: AzureSettings, account: str) -> BlobServiceClient:
+    found = _services.get((settings, account))
+    if found is None:
+        with _making:
+            found = _services.get((settings, account))
+            if found is None:
+                found = _services[settings, account] = _new_service(settings, account)
+    return found
+
+
+def _new_service(settings: AzureSettings, account: str) -> BlobServiceClient:
+    parts = connection_parts(settings.connection_string)
+    credential: Any = None
+    url = settings.endpoint_url
+    if not settings.anonymous:
+        if settings.credential is not None:
+            credential = settings.credential
+        elif parts.get("AccountKey") or settings.account_key:
+            key = parts.get("AccountKey") or settings.account_key
+            credential = {"account_name": account, "account_key": key}
+        elif parts.get("SharedAccessSignature") or settings.sas_token:
+            credential = (parts.get("SharedAccessSignature") or settings.sas_token or "").lstrip("?")
+        else:
+            credential = _default_credential()
+    if url is None:
+        url = parts.get("BlobEndpoint")
+    if url is None:
+        suffix = parts.get("EndpointSuffix", "core.windows.net")
+        url = f"{parts.get('DefaultEndpointsProtocol', 'https')}://{account}.blob.{suffix}"
+    return BlobServiceClient(
+        url,
+        credential=credential,
+        connection_timeout=settings.connect_timeout,
+        read_timeout=settings.stall_timeout,
+        retry_policy=ExponentialRetry(retry_total=0),  # `ask` repeats, within a deadline
+    )
+
+
+def _default_credential() -> Any:
+    try:
+        from azure.identity import DefaultAzureCredential
+    except ImportError as error:
+        raise _errors.PermissionDeniedError(
+            "no credentials for Azure: set AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY or "
+            "AZURE_STORAGE_SAS_TOKEN, or install azure-identity (pip install 's3dlio-cffi[azure-identity]')"
+        ) from error
+    return DefaultAzureCredential()
+
+
+def container_client(settings: AzureSettings, place: Place) -> ContainerClient:
+    return _service(settings, place.account).get_container_client(place.container)
+
+
+def blob_client(settings: AzureSettings, place: Place) -> BlobClient:
+    return _service(settings, place.account).get_blob_client(place.container, place.blob)
+
+
+_CODES: dict[str, type[_errors.S3dlioError]] = {
+    "Md5Mismatch": _errors.CorruptDataError,
+    "Crc64Mismatch": _errors.CorruptDataError,
+    "InvalidMd5": _errors.CorruptDataError,
+    "InvalidResourceName": _errors.InvalidInputError,
+    "InvalidUri": _errors.InvalidInputError,
+}
+
+_STATUSES: dict[int, type[_errors.S3dlioError]] = {
+    401: _errors.PermissionDeniedError,
+    403: _errors.PermissionDeniedError,
+    404: _errors.NotFoundError,
+    501: _errors.UnsupportedError,
+}
+
+
+_MAX_BACKOFF = 20.0
+
+# A block that was damaged on the way is sent again so often.
+_MAX_DAMAGED = 3
+
+
+def ask(
+    settings: AzureSettings,
+    operation: str,
+    uri: Uri,
+    call: Callable[[], Result],
+    is_over: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Calls into the SDK, again when it failed for a reason that may pass.  Its errors become ours.  ``is_over`` ends
+    the repetitions."""
+    began = time.monotonic()
+    for attempt in count(1):
+        try:
+            return call()
+        except az.AzureError as error:
+            failure = translate(error, operation, uri)
+            failure.attempts = attempt
+            damaged = isinstance(failure, _errors.CorruptDataError) and attempt <= _MAX_DAMAGED
+            delay = min(settings.backoff * 2 ** (attempt - 1), _MAX_BACKOFF) * random.uniform(0.5, 1.0)
+            late = time.monotonic() - began + delay > settings.operation_timeout
+            if attempt > settings.retries or late or is_over() or not (damaged or _may_pass(error)):
+                raise failure from error
+            logger.debug("%s; again in %.2f s", failure, delay)
+        time.sleep(delay)
+    raise AssertionError  # count() has no end
+
+
+def _may_pass(error: az.AzureError) -> bool:
+    status = getattr(error, "status_code", None)
+    if status is None:
+        return not isinstance(error, az.ClientAuthenticationError)
+    return status in (408, 429, 500, 502, 503, 504)
+
+
+def translate(error: az.AzureError, operation: str, uri: Uri) -> _errors.S3dlioError:
+    status = getattr(error, "status_code", None)
+    code = getattr(error, "error_code", None)
+    code = str(getattr(code, "value", code)) if code else None
+    response = getattr(error, "response", None)
+    request_id = response.headers.get("x-ms-request-id") if response is not None else None
+    if status is not None:
+        kind = _CODES.get(code or "") or _STATUSES.get(status) or _errors.StorageError
+    elif isinstance(error, az.ClientAuthenticationError):
+        kind = _errors.PermissionDeniedError
+    elif "timed out" in str(error).lower():
+        kind = _errors.TimedOutError
+    else:
+        kind = _errors.StorageError
+    # The rest of the message repeats what follows, and may hold the text that was signed.
+    first = (str(getattr(error, "message", error)).splitlines() or [""])[0]
+    parts = [part for part in (f"HTTP {status}" if status else "", code or "", first) if part]
+    if status in (429, 503):
+        parts.append("the service throttles its clients: send fewer requests at once")
+    shown = ": ".join(parts) + (f" (request {request_id})" if request_id else "")
+    translated = kind(f"{operation} {uri}: {shown}", operation=operation, uri=str(uri))
+    translated.status, translated.code, translated.request_id = status, code, request_id
+    return translated
+
+
+def _in_child() -> None:
+    """Connections of the parent are its own."""
+    global _services, _making
+    _services, _making = {}, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_in_child)
