@@ -13,7 +13,7 @@ from azure.core import MatchConditions
 
 from s3dlio import _errors
 from s3dlio._native import ffi
-from s3dlio._stores.azure_client import Place, ask, blob_client, check_blob, container_client, place_of
+from s3dlio._stores.azure_client import Place, ask, blob_client, check_blob, container_client, place_of, properties
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
 from s3dlio._stores.azure_upload import AzureSink, block_size, put_whole
 from s3dlio._stores.base import ObjectStat, StagedStream, Store
@@ -69,7 +69,7 @@ class AzureSource:
         self._settings = settings
         self._place = place
         self._uri = uri
-        found = ask(settings, "open", uri, lambda: blob_client(settings, place).get_blob_properties())
+        found = properties(settings, place, "open", uri)
         self._etag = found.etag
         self._size = int(found.size)
 
@@ -182,7 +182,7 @@ class AzureStore(Store):
 
     def stat(self, uri: Uri) -> ObjectStat:
         settings, place = self._object(uri, "stat", _errors.NotFoundError)
-        found = ask(settings, "stat", uri, lambda: blob_client(settings, place).get_blob_properties())
+        found = properties(settings, place, "stat", uri)
         return ObjectStat(
             size=int(found.size),
             last_modified=found.last_modified.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
@@ -195,7 +195,7 @@ class AzureStore(Store):
         if start.account != to.account:
             return False
         origin, client = blob_client(settings, start), blob_client(settings, to)
-        version = ask(settings, "copy", source, origin.get_blob_properties)
+        version = properties(settings, start, "copy", source)
 
         def begin() -> Any:
             return client.start_copy_from_url(
@@ -233,11 +233,20 @@ class AzureStore(Store):
 
     def _names(self, settings: AzureSettings, uri: Uri, begin: Callable[[], Any]) -> Iterator[str]:
         """The names page by page, in order; each page is asked for again when that fails."""
-        pages = begin().by_page()
-        # One in the middle may be empty.
-        while (page := ask(settings, "list", uri, lambda: next(pages, None))) is not None:
+        token: str | None = None
+
+        # Each time anew: after an error within its first page an iterator of the SDK's says that it is at its end.
+        def call() -> tuple[list[str], str | None]:
+            pages = begin().by_page(token)
+            page = [each.name for each in next(pages)]
+            return page, pages.continuation_token
+
+        while True:
+            page, token = ask(settings, "list", uri, call)
             # Folders and blobs are lists of their own in an answer.
-            yield from sorted((each.name for each in page), key=str.encode)
+            yield from sorted(page, key=str.encode)
+            if not token:
+                return
 
     def delete(self, uri: Uri, recursive: bool) -> None:
         settings = current_settings()
@@ -296,7 +305,11 @@ class AzureStore(Store):
                 uri=str(uri),
                 errno=errno.ENOTEMPTY,
             )
-        ask(settings, "delete container", uri, client.delete_container)
+        try:
+            ask(settings, "delete container", uri, client.delete_container)
+        except _errors.NotFoundError as error:
+            if error.attempts == 1:  # else an acknowledgement was lost
+                raise
 
     def _object(self, uri: Uri, operation: str, kind: type[_errors.S3dlioError]) -> tuple[AzureSettings, Place]:
         settings = current_settings()

@@ -12,10 +12,11 @@ from itertools import count
 from typing import Any, TypeVar
 
 import azure.core.exceptions as az
-from azure.storage.blob import BlobClient, BlobServiceClient, ContainerClient, ExponentialRetry
+from azure.storage.blob import BlobClient, BlobProperties, BlobServiceClient, ContainerClient, ExponentialRetry
 
 from s3dlio import _errors
 from s3dlio._logging import logger
+from s3dlio._stores.azure_http import OverError, new_transport, watched
 from s3dlio._stores.azure_settings import AzureSettings, connection_parts
 from s3dlio._uri import Uri
 
@@ -104,6 +105,7 @@ def _new_service(settings: AzureSettings, account: str) -> BlobServiceClient:
         connection_timeout=settings.connect_timeout,
         read_timeout=settings.stall_timeout,
         retry_policy=ExponentialRetry(retry_total=0),  # `ask` repeats, within a deadline
+        transport=new_transport(),
     )
 
 
@@ -122,16 +124,35 @@ def container_client(settings: AzureSettings, place: Place) -> ContainerClient:
     return _service(settings, place.account).get_container_client(place.container)
 
 
+def properties(settings: AzureSettings, place: Place, operation: str, uri: Uri) -> BlobProperties:
+    """What the service tells of a blob."""
+
+    def call() -> BlobProperties:
+        found = blob_client(settings, place).get_blob_properties()
+        if not found.etag or found.last_modified is None:
+            raise ValueError("the answer has no ETag or no time")
+        return found
+
+    return ask(settings, operation, uri, call)
+
+
 def blob_client(settings: AzureSettings, place: Place) -> BlobClient:
     return _service(settings, place.account).get_blob_client(place.container, place.blob)
 
 
+_DAMAGED = ("Md5Mismatch", "Crc64Mismatch", "InvalidMd5")
+
 _CODES: dict[str, type[_errors.S3dlioError]] = {
-    "Md5Mismatch": _errors.CorruptDataError,
-    "Crc64Mismatch": _errors.CorruptDataError,
-    "InvalidMd5": _errors.CorruptDataError,
+    **dict.fromkeys(_DAMAGED, _errors.CorruptDataError),
+    "InvalidBlockList": _errors.CorruptDataError,
     "InvalidResourceName": _errors.InvalidInputError,
     "InvalidUri": _errors.InvalidInputError,
+}
+
+# What the code does not say.
+_HINTS = {
+    # The service drops what is staged when another writer commits ("Put Block List", "Remarks").
+    "InvalidBlockList": "another writer has stored this blob meanwhile, or it is older than a week",
 }
 
 _STATUSES: dict[int, type[_errors.S3dlioError]] = {
@@ -156,32 +177,63 @@ def ask(
     is_over: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Calls into the SDK, again when it failed for a reason that may pass.  Its errors become ours.  ``is_over`` ends
-    the repetitions."""
-    began = time.monotonic()
+    it, also in the middle of a transfer."""
+    where = _where(uri, settings, operation)
+    deadline = time.monotonic() + settings.operation_timeout
     for attempt in count(1):
-        try:
-            return call()
-        except az.AzureError as error:
-            failure = translate(error, operation, uri)
-            failure.attempts = attempt
-            damaged = isinstance(failure, _errors.CorruptDataError) and attempt <= _MAX_DAMAGED
-            delay = min(settings.backoff * 2 ** (attempt - 1), _MAX_BACKOFF) * random.uniform(0.5, 1.0)
-            late = time.monotonic() - began + delay > settings.operation_timeout
-            if attempt > settings.retries or late or is_over() or not (damaged or _may_pass(error)):
-                raise failure from error
-            logger.debug("%s; again in %.2f s", failure, delay)
+        with watched(deadline, is_over) as watch:
+            try:
+                return call()
+            except _errors.S3dlioError:
+                raise
+            except OverError as error:
+                failure = _broken_off(operation, uri, where, settings, deadline)
+                cause: Exception = error
+                again = False
+            except az.AzureError as error:
+                failure, cause = translate(error, operation, uri, where), error
+                damaged = failure.code in _DAMAGED and attempt <= _MAX_DAMAGED
+                again = damaged or _may_pass(error)
+            except Exception as error:  # the SDK cannot make sense of an answer, or refuses to ask
+                text = f"{operation} {where}: {type(error).__name__}: {error}"
+                failure = _errors.StorageError(text, operation=operation, uri=str(uri))
+                cause, again = error, watch.sent
+        delay = min(settings.backoff * 2 ** (attempt - 1), _MAX_BACKOFF)
+        # Spread, so that clients which failed together do not come back together.
+        delay *= random.uniform(0.5, 1.0)
+        failure.attempts = attempt
+        if not again or attempt > settings.retries or time.monotonic() + delay > deadline or is_over():
+            if attempt > 1:
+                failure.args = (f"{failure} (tried {attempt} times)",)
+            raise failure from cause
+        logger.debug("%s; again in %.2f s", failure, delay)
         time.sleep(delay)
     raise AssertionError  # count() has no end
+
+
+def _where(uri: Uri, settings: AzureSettings, operation: str) -> str:
+    """The URI, and what it leaves out."""
+    place = place_of(uri, settings, operation)
+    whole = f"az://{place.account}/{place.container}/{place.blob}".rstrip("/")
+    return str(uri) if str(uri).rstrip("/") == whole else f"{uri} ({whole})"
+
+
+def _broken_off(operation: str, uri: Uri, where: str, settings: AzureSettings, deadline: float) -> _errors.S3dlioError:
+    if time.monotonic() > deadline:
+        text = f"{operation} {where}: not done after {settings.operation_timeout:g} s"
+        return _errors.TimedOutError(text, operation=operation, uri=str(uri))
+    return _errors.ClosedError(f"{operation} {where}: broken off", operation=operation, uri=str(uri))
 
 
 def _may_pass(error: az.AzureError) -> bool:
     status = getattr(error, "status_code", None)
     if status is None:
         return not isinstance(error, az.ClientAuthenticationError)
-    return status in (408, 429, 500, 502, 503, 504)
+    # An answer that says well and is none that the SDK knows was cut or mixed up on the way.
+    return status < 300 or status in (408, 429, 500, 502, 503, 504)
 
 
-def translate(error: az.AzureError, operation: str, uri: Uri) -> _errors.S3dlioError:
+def translate(error: az.AzureError, operation: str, uri: Uri, where: str) -> _errors.S3dlioError:
     status = getattr(error, "status_code", None)
     code = getattr(error, "error_code", None)
     code = str(getattr(code, "value", code)) if code else None
@@ -197,13 +249,22 @@ def translate(error: az.AzureError, operation: str, uri: Uri) -> _errors.S3dlioE
         kind = _errors.StorageError
     # The rest of the message repeats what follows, and may hold the text that was signed.
     first = (str(getattr(error, "message", error)).splitlines() or [""])[0]
-    parts = [part for part in (f"HTTP {status}" if status else "", code or "", first) if part]
+    hint = _HINTS.get(code or "")
+    parts = [part for part in (f"HTTP {status}" if status else "", code or "", first, hint) if part]
     if status in (429, 503):
         parts.append("the service throttles its clients: send fewer requests at once")
     shown = ": ".join(parts) + (f" (request {request_id})" if request_id else "")
-    translated = kind(f"{operation} {uri}: {shown}", operation=operation, uri=str(uri))
+    translated = kind(f"{operation} {where}: {shown}", operation=operation, uri=str(uri))
     translated.status, translated.code, translated.request_id = status, code, request_id
     return translated
+
+
+def close_all() -> None:
+    """Lets the idle connections of this process go; the next request makes a new client."""
+    global _services
+    services, _services = _services, {}
+    for service in services.values():
+        service.close()
 
 
 def _in_child() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from azure.storage.blob import ContentSettings
 
 from s3dlio import _errors
-from s3dlio._stores.azure_client import Place, ask, blob_client
+from s3dlio._stores.azure_client import Place, ask, blob_client, properties
 from s3dlio._stores.base import Block
 
 if TYPE_CHECKING:
@@ -59,19 +59,32 @@ def put_whole(
     settings: AzureSettings, place: Place, uri: Uri, data: memoryview, options: WriterOptions, operation: str
 ) -> str:
     """Stores a whole blob in one request.  Returns its ETag."""
-    content = bytes(data)  # the SDK takes no view
+    whole = data.obj
+    # The SDK takes no view.
+    content = whole if isinstance(whole, bytes) and len(whole) == len(data) else bytes(data)
+    headers = checksum_headers(settings, content)
 
-    def call() -> Any:
-        return blob_client(settings, place).upload_blob(
-            content,
-            length=len(content),
-            overwrite=True,
-            max_concurrency=1,
-            content_settings=_content_settings(options),
-            headers=checksum_headers(settings, content),
+    def call() -> str:
+        return _etag_of(
+            blob_client(settings, place).upload_blob(
+                content,
+                length=len(content),
+                overwrite=True,
+                max_concurrency=1,
+                content_settings=_content_settings(options),
+                headers=dict(headers),
+            )
         )
 
-    return str(ask(settings, operation, uri, call).get("etag", "")).strip('"')
+    return ask(settings, operation, uri, call)
+
+
+def _etag_of(answer: dict[str, Any]) -> str:
+    """Without an ETag nothing is acknowledged."""
+    etag = answer.get("etag")
+    if not etag:
+        raise ValueError("the answer has no ETag")
+    return str(etag).strip('"')
 
 
 def _content_settings(options: WriterOptions) -> ContentSettings | None:
@@ -185,27 +198,20 @@ class AzureSink:
 
         blocks = [BlobBlock(block_id=self._ids[index]) for index in sorted(self._ids)]
 
-        def call() -> Any:
-            return blob_client(self._settings, self._place).commit_block_list(
-                blocks, content_settings=_content_settings(self._options)
-            )
+        def call() -> str:
+            client = blob_client(self._settings, self._place)
+            return _etag_of(client.commit_block_list(blocks, content_settings=_content_settings(self._options)))
 
-        try:
-            answer = ask(self._settings, "finalize", self._uri, call)
-        except _errors.StorageError as error:
-            if error.code == "InvalidBlockList":
-                error.args = (f"{error}; another writer has stored this blob meanwhile",)
-            raise
-        return str(answer.get("etag", "")).strip('"')
+        # When an acknowledgement was lost the blocks are those of the blob, which the same list may name again.
+        return ask(self._settings, "finalize", self._uri, call)
 
     def _verify(self, size: int) -> None:
         """Asks the service what it has; what it has acknowledged stands, also when it does not tell."""
         verify = self._options.verify or self._settings.verify
         if verify == "none":
             return
-        client = blob_client(self._settings, self._place)
         try:
-            found = ask(self._settings, "finalize", self._uri, client.get_blob_properties)
+            found = properties(self._settings, self._place, "finalize", self._uri)
         except _errors.NotFoundError:
             self.acknowledged = False
             raise _errors.CorruptDataError(

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from s3dlio._errors import InvalidInputError
+from s3dlio._errors import InvalidInputError, UnsupportedError
 
 if TYPE_CHECKING:
     from s3dlio._stores.base import Store
@@ -40,7 +40,13 @@ def _make(scheme: str) -> Store | None:
 
         return S3Store()
     if scheme == "az":
-        from s3dlio._stores.azure import AzureStore
+        try:
+            from s3dlio._stores.azure import AzureStore
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "azure":
+                raise
+            text = "az:// needs the package azure-storage-blob: pip install azure-storage-blob"
+            raise UnsupportedError(text) from error
 
         return AzureStore()
     return None
