@@ -1,4 +1,4 @@
-"""A proxy between a client and an S3 server that breaks what passes through it.
+"""A proxy between a client and a server of S3 or Azure that breaks what passes through it.
 
 A `Fault` says which requests it is for and what happens to them; each tells afterwards how often it has fired.
 """
@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from azure_operations import azure_operation
+
 
 @dataclass
 class Request:
@@ -28,7 +30,9 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """The name of the S3 operation."""
+        """The name of the operation, of S3 or, as the header tells, of Azure."""
+        if any(name.lower() == "x-ms-version" for name, _ in self.headers):
+            return azure_operation(self.method, self.target, self.headers)
         parts = urlsplit(self.target)
         query = parse_qs(parts.query, keep_blank_values=True)
         has_key = parts.path.strip("/").count("/") > 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
@@ -252,40 +253,36 @@ class AzureStore(Store):
         settings = current_settings()
         if not recursive:
             _, place = self._object(uri, "delete", _errors.NotAnObjectError)
-            try:
-                ask(settings, "delete", uri, lambda: blob_client(settings, place).delete_blob("include"))
-            except _errors.NotFoundError as error:
-                if error.code != "BlobNotFound":
-                    raise
+            self._delete_one(settings, place, uri)
             return
         place = place_of(uri, settings, "delete")
-        client = container_client(settings, place)
-        batch: list[str] = []
-        for found in self.list(uri, recursive=True):
-            batch.append(found.key[len(place.prefix) :])
-            if len(batch) == _BATCH:
-                self._delete_batch(settings, client, uri, batch)
-                batch = []
-        if batch:
-            self._delete_batch(settings, client, uri, batch)
+        found = self.list(uri, recursive=True)
+        while batch := [*islice(found, _BATCH)]:
+            places = [replace(place, blob=each.key[len(place.prefix) :]) for each in batch]
+            self._delete_batch(settings, uri, dict(zip(batch, places, strict=True)))
 
-    def _delete_batch(self, settings: AzureSettings, client: Any, uri: Uri, names: Sequence[str]) -> None:
-        def call() -> Sequence[Any]:
-            return [*client.delete_blobs(*names, delete_snapshots="include", raise_on_any_failure=False)]
+    def _delete_one(self, settings: AzureSettings, place: Place, uri: Uri) -> None:
+        try:
+            ask(settings, "delete", uri, lambda: blob_client(settings, place).delete_blob("include"))
+        except _errors.NotFoundError as error:
+            if error.code != "BlobNotFound":
+                raise
 
-        answers = ask(settings, "delete", uri, call)
-        failed = [
-            (name, answer.status_code)
-            for name, answer in zip(names, answers, strict=False)
-            if answer.status_code not in (202, 404)
-        ]
-        if failed or len(answers) != len(names):
-            name, status = failed[0] if failed else ("some", "no answer")
-            raise _errors.StorageError(
-                f"delete {uri}: {len(failed)} objects are left, among them {name}: {status}",
-                operation="delete",
-                uri=str(uri),
-            )
+    def _delete_batch(self, settings: AzureSettings, uri: Uri, blobs: dict[Uri, Place]) -> None:
+        names = [place.blob for place in blobs.values()]
+        client = container_client(settings, next(iter(blobs.values())))
+
+        def call() -> list[int]:
+            answers = client.delete_blobs(*names, delete_snapshots="include", raise_on_any_failure=False)
+            return [answer.status_code for answer in answers]
+
+        statuses = ask(settings, "delete", uri, call)
+        if len(statuses) != len(names):
+            statuses = [0] * len(names)
+        for (each, place), status in zip(blobs.items(), statuses, strict=True):
+            # One that went wrong alone, or whose name the SDK or the service does not take in a batch.
+            if status not in (202, 404):
+                self._delete_one(settings, place, each)
 
     def create_bucket(self, uri: Uri) -> None:
         settings, client = self._container(uri, "create container")

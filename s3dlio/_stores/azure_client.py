@@ -17,7 +17,7 @@ from azure.storage.blob import BlobClient, BlobProperties, BlobServiceClient, Co
 from s3dlio import _errors
 from s3dlio._logging import logger
 from s3dlio._stores.azure_http import OverError, new_transport, watched
-from s3dlio._stores.azure_settings import AzureSettings, connection_parts
+from s3dlio._stores.azure_settings import ACCOUNT, CONTAINER, AzureSettings
 from s3dlio._uri import Uri
 
 Result = TypeVar("Result")
@@ -54,6 +54,10 @@ def place_of(uri: Uri, settings: AzureSettings, operation: str) -> Place:
         raise _refused(uri, operation, "names no account, and AZURE_BLOB_ACCOUNT is not set")
     if not container:
         raise _refused(uri, operation, "names no container, and AZURE_BLOB_CONTAINER is not set")
+    if not ACCOUNT.fullmatch(account):
+        raise _refused(uri, operation, f"has {account!r}, which is no name of an account")
+    if not CONTAINER.fullmatch(container):
+        raise _refused(uri, operation, f"has {container!r}, which is no name of a container")
     return Place(account, container, blob, prefix)
 
 
@@ -66,6 +70,9 @@ def check_blob(place: Place, uri: Uri, operation: str, kind: type[_errors.S3dlio
         raise kind(f"{operation} {uri}: names no object", operation=operation, uri=str(uri))
 
 
+# For programs that change their credentials again and again.
+_MAX_CLIENTS = 16
+
 _services: dict[tuple[AzureSettings, str], BlobServiceClient] = {}
 _making = threading.Lock()
 
@@ -77,28 +84,18 @@ def _service(settings: AzureSettings, account: str) -> BlobServiceClient:
             found = _services.get((settings, account))
             if found is None:
                 found = _services[settings, account] = _new_service(settings, account)
+                if len(_services) > _MAX_CLIENTS:
+                    del _services[next(iter(_services))]  # its connections end with who still uses it
     return found
 
 
 def _new_service(settings: AzureSettings, account: str) -> BlobServiceClient:
-    parts = connection_parts(settings.connection_string)
-    credential: Any = None
-    url = settings.endpoint_url
-    if not settings.anonymous:
-        if settings.credential is not None:
-            credential = settings.credential
-        elif parts.get("AccountKey") or settings.account_key:
-            key = parts.get("AccountKey") or settings.account_key
-            credential = {"account_name": account, "account_key": key}
-        elif parts.get("SharedAccessSignature") or settings.sas_token:
-            credential = (parts.get("SharedAccessSignature") or settings.sas_token or "").lstrip("?")
-        else:
-            credential = _default_credential()
-    if url is None:
-        url = parts.get("BlobEndpoint")
-    if url is None:
-        suffix = parts.get("EndpointSuffix", "core.windows.net")
-        url = f"{parts.get('DefaultEndpointsProtocol', 'https')}://{account}.blob.{suffix}"
+    kind, credential = settings.credentials()
+    if kind == "key":
+        credential = {"account_name": account, "account_key": credential}
+    elif kind == "default":
+        credential = _default_credential()
+    url = settings.endpoint(account)
     return BlobServiceClient(
         url,
         credential=credential,
@@ -267,9 +264,13 @@ def close_all() -> None:
         service.close()
 
 
+_of_parent: list[object] = []
+
+
 def _in_child() -> None:
-    """Connections of the parent are its own."""
+    """Connections of the parent are its own.  To close them here could wait for a lock that no thread gives back."""
     global _services, _making
+    _of_parent.append(_services)
     _services, _making = {}, threading.Lock()
 
 

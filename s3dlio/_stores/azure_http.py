@@ -6,6 +6,8 @@ however slow the network; so would nobody see, until it has ended, that it is no
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,18 @@ from typing import Any
 import requests
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
+
+# The signature of a SAS is part of the target, which urllib3 logs.
+_SIGNATURE = re.compile(r"(?i)\bsig=[^&\s\"]+")
+
+
+def _redacted(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(_SIGNATURE.sub("sig=…", each) if isinstance(each, str) else each for each in record.args)
+    return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_redacted)
 
 PIECE = 256 << 10
 MAX_CONNECTIONS = 128
@@ -102,4 +116,4 @@ def new_transport() -> RequestsTransport:
     session = _Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS, max_retries=0))
-    return RequestsTransport(session=session, session_owner=False, connection_data_block_size=PIECE)
+    return RequestsTransport(session=session, connection_data_block_size=PIECE)

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 MAX_BLOCKS = 50_000
 MAX_BLOCK = 4000 << 20
 
-# After so many blocks they are twice as large: 50,000 of them hold the largest blob, 190 TiB, whatever the first size.
-BLOCKS_OF_A_SIZE = 4_000
+# After so many blocks they are twice as large: 50,000 of them hold 68 TiB at least, whatever the first size.  (190 TiB
+# is a blob whose blocks are all the largest.)
+BLOCKS_OF_A_SIZE = 2_000
 
 _MAX_THREADS = 16
 
@@ -41,11 +42,9 @@ def block_size(number: int, first: int) -> int:
     return min(first << min((number - 1) // BLOCKS_OF_A_SIZE, 32), MAX_BLOCK)
 
 
-def checksum_headers(settings: AzureSettings, data: memoryview | bytes) -> dict[str, str]:
+def checksum_headers(settings: AzureSettings, place: Place, data: Any) -> dict[str, str]:
     """What the service compares with what it got (Put Block, "Request headers")."""
-    kind = settings.checksums
-    if kind == "auto":
-        kind = "md5" if settings.endpoint_url else "crc64"
+    kind = settings.checksum_kind(place.account)
     if kind == "crc64":
         from awscrt.checksums import crc64nvme
 
@@ -62,7 +61,7 @@ def put_whole(
     whole = data.obj
     # The SDK takes no view.
     content = whole if isinstance(whole, bytes) and len(whole) == len(data) else bytes(data)
-    headers = checksum_headers(settings, content)
+    headers = checksum_headers(settings, place, content)
 
     def call() -> str:
         return _etag_of(
@@ -162,7 +161,7 @@ class AzureSink:
 
     def _stage(self, block: Block) -> None:
         name = f"{self._prefix}{block.index:08d}"
-        headers = checksum_headers(self._settings, block.data)
+        headers = checksum_headers(self._settings, self._place, block.data)
 
         def call() -> Any:
             return blob_client(self._settings, self._place).stage_block(
@@ -198,9 +197,17 @@ class AzureSink:
 
         blocks = [BlobBlock(block_id=self._ids[index]) for index in sorted(self._ids)]
 
+        def add_checksum(request: Any) -> None:
+            body = request.http_request.data
+            body = body.encode() if isinstance(body, str) else body
+            request.http_request.headers.update(checksum_headers(self._settings, self._place, body))
+
         def call() -> str:
-            client = blob_client(self._settings, self._place)
-            return _etag_of(client.commit_block_list(blocks, content_settings=_content_settings(self._options)))
+            return _etag_of(
+                blob_client(self._settings, self._place).commit_block_list(
+                    blocks, content_settings=_content_settings(self._options), raw_request_hook=add_checksum
+                )
+            )
 
         # When an acknowledgement was lost the blocks are those of the blob, which the same list may name again.
         return ask(self._settings, "finalize", self._uri, call)
