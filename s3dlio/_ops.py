@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError
 from s3dlio._logging import logger
-from s3dlio._native import pointer
+from s3dlio._native import let_go, pointer
 from s3dlio._options import WriterOptions, whole_number, writer_options
 from s3dlio._reader import read_range
 from s3dlio._stores.base import ObjectStat, StaleUpload
@@ -119,7 +119,12 @@ def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings
     """
     parsed, content, options = put_arguments(uri, data, writer_options(options, settings))
     began = time.monotonic()
-    store_for(parsed).put(parsed, content, options)
+    try:
+        store_for(parsed).put(parsed, content, options)
+    except BaseException:
+        if content is not data:
+            let_go(content)
+        raise
     logger.debug("put %s: %d bytes, %.3f s", uri, len(content), time.monotonic() - began)
 
 

@@ -285,6 +285,11 @@ async def _not_stored(proxy: Proxy, request: Request, writer: Any) -> Response:
     return _answer("200 OK", headers='ETag: "0123456789abcdef0123456789abcdef"\r\n')
 
 
+async def _created_nothing(proxy: Proxy, request: Request, writer: Any) -> Response:
+    """The same, in the words of Azure."""
+    return _answer("201 Created", headers='ETag: "0x0123456789ABCDE"\r\n')
+
+
 async def _knows_no_checksums(proxy: Proxy, request: Request, writer: Any) -> Response:
     if any(name.lower().startswith("x-amz-checksum-") for name, _ in request.headers):
         return _answer("501 Not Implemented", ERROR.format("NotImplemented"))
@@ -304,6 +309,7 @@ _ACTIONS: dict[str, Any] = {
     "flip in response": _flip_in_response,
     "stall": _stall,
     "not stored": _not_stored,
+    "created nothing": _created_nothing,
     "knows no checksums": _knows_no_checksums,
 }
 

@@ -12,7 +12,7 @@ import servers
 import s3dlio
 from s3dlio._stores.azure_client import place_of
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
-from s3dlio._stores.azure_upload import BLOCKS_OF_A_SIZE, MAX_BLOCK, MAX_BLOCKS, block_size
+from s3dlio._stores.azure_upload import BLOCKS_OF_A_SIZE, MAX_BLOCK, MAX_BLOCKS, block_size, checksum_headers
 from s3dlio._uri import parse_uri
 
 KEY = base64.b64encode(b"secret of the tests").decode()
@@ -219,4 +219,13 @@ def test_blocks_grow_so_that_their_number_suffices(first: int) -> None:
     assert sizes[:BLOCKS_OF_A_SIZE] == [first] * BLOCKS_OF_A_SIZE
     assert sizes == sorted(sizes)
     assert max(sizes) <= MAX_BLOCK
-    assert sum(sizes) >= 68 << 40
+    assert sum(sizes) >= 76 << 40
+
+
+def test_crc64_is_that_of_the_service() -> None:
+    # CRC-64/NVME of its check value, little-endian, as "Put Block" asks for.
+    settings = AzureSettings(checksums="crc64")
+    headers = checksum_headers(
+        settings, place_of(parse_uri("az://acc/con/a"), settings, "put"), memoryview(b"123456789")
+    )
+    assert base64.b64decode(headers["x-ms-content-crc64"]) == 0xAE8B14860A799888.to_bytes(8, "little")

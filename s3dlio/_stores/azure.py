@@ -16,7 +16,7 @@ from s3dlio import _errors
 from s3dlio._native import ffi
 from s3dlio._stores.azure_client import Place, ask, blob_client, check_blob, container_client, place_of, properties
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
-from s3dlio._stores.azure_upload import AzureSink, block_size, put_whole
+from s3dlio._stores.azure_upload import AzureSink, block_size, put_whole, verify
 from s3dlio._stores.base import ObjectStat, StagedStream, Store
 from s3dlio._uri import Uri
 
@@ -88,7 +88,7 @@ class AzureSource:
         }
         try:
             if len(rooms) == 1:
-                self._read(start, rooms[start], wanted)
+                self._read(start, rooms[start], wanted, lambda: False)
             else:
                 self._read_all(rooms, start, wanted)
         finally:
@@ -101,18 +101,23 @@ class AzureSource:
         todo = iter(rooms.items())
         changed = threading.Condition()
         failures: list[BaseException] = []
+        over = False
         left = len(rooms)
 
+        def is_over() -> bool:
+            return over
+
         def work() -> None:
-            nonlocal left
+            nonlocal left, over
             while True:
                 with changed:
                     begin, room = next(todo, (0, None))
-                    if room is None or failures:
+                    if room is None or over:
                         return
                 try:
-                    self._read(begin, room, min(RANGE, start + wanted - begin))
+                    self._read(begin, room, min(RANGE, start + wanted - begin), is_over)
                 except BaseException as error:
+                    over = True
                     failures.append(error)
                 with changed:
                     left -= 1
@@ -122,14 +127,19 @@ class AzureSource:
             threading.Thread(target=work, name="s3dlio-azure", daemon=True).start()
         try:
             with changed:
-                while left and not failures:
+                while left and not over:
                     changed.wait(0.5)
-        except BaseException as error:  # Ctrl-C
-            failures.append(error)
+        finally:
+            over = True  # also after Ctrl-C
         if failures:
-            raise failures[0]
+            first = failures[0]
+            failures.clear()
+            try:
+                raise first
+            finally:
+                del first  # else its traceback and this frame hold each other
 
-    def _read(self, start: int, room: _Room, length: int) -> None:
+    def _read(self, start: int, room: _Room, length: int, is_over: Callable[[], bool]) -> None:
         def call() -> None:
             room.rewind()
             blob_client(self._settings, self._place).download_blob(
@@ -141,7 +151,7 @@ class AzureSource:
             ).readinto(room)  # type: ignore[arg-type]
 
         try:
-            ask(self._settings, "read", self._uri, call)
+            ask(self._settings, "read", self._uri, call, is_over)
         except _errors.S3dlioError as error:
             if error.status in (412, 416):
                 raise self._error("it was replaced since it was opened") from error
@@ -175,7 +185,9 @@ class AzureStore(Store):
             return
         settings, place = self._object(uri, "put", _errors.InvalidInputError)
         view = memoryview(data if isinstance(data, bytes) else ffi.buffer(data))
-        put_whole(settings, place, uri, view, options, "put")
+        etag = put_whole(settings, place, uri, view, options, "put")
+        if options.verify not in (None, "none"):
+            verify(settings, place, uri, "put", etag, len(view))
 
     def open(self, uri: Uri) -> AzureSource:
         settings, place = self._object(uri, "open", _errors.NotFoundError)

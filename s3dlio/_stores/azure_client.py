@@ -202,9 +202,14 @@ def ask(
         if not again or attempt > settings.retries or time.monotonic() + delay > deadline or is_over():
             if attempt > 1:
                 failure.args = (f"{failure} (tried {attempt} times)",)
-            raise failure from cause
+            try:
+                raise failure from cause
+            finally:
+                del failure, cause  # else the traceback and this frame hold each other
         logger.debug("%s; again in %.2f s", failure, delay)
-        time.sleep(delay)
+        until = time.monotonic() + delay
+        while (left := until - time.monotonic()) > 0 and not is_over():
+            time.sleep(min(left, 0.2))
     raise AssertionError  # count() has no end
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_BLOCKS = 50_000
 MAX_BLOCK = 4000 << 20
 
-# After so many blocks they are twice as large: 50,000 of them hold 68 TiB at least, whatever the first size.  (190 TiB
+# After so many blocks they are twice as large: 50,000 of them hold 76 TiB at least, whatever the first size.  (190 TiB
 # is a blob whose blocks are all the largest.)
 BLOCKS_OF_A_SIZE = 2_000
 
@@ -84,6 +84,28 @@ def _etag_of(answer: dict[str, Any]) -> str:
     if not etag:
         raise ValueError("the answer has no ETag")
     return str(etag).strip('"')
+
+
+def verify(settings: AzureSettings, place: Place, uri: Uri, operation: str, etag: str, size: int) -> None:
+    """Asks the service what it has.  What it has acknowledged stands, also when it does not tell."""
+    try:
+        found = properties(settings, place, operation, uri)
+    except _errors.NotFoundError:
+        raise _wrong(operation, uri, "it is not there, although the service has acknowledged it") from None
+    except _errors.S3dlioError as error:
+        error.args = (f"{error}; the service has acknowledged the blob, but it could not be verified",)
+        raise
+    if found.etag.strip('"') != etag:
+        text = (
+            "another blob stands there than was acknowledged: another writer has stored it since, or this one is lost"
+        )
+        raise _wrong(operation, uri, text)
+    if found.size != size:
+        raise _wrong(operation, uri, f"{found.size} bytes stand there, and {size} were sent")
+
+
+def _wrong(operation: str, uri: Uri, what: str) -> _errors.CorruptDataError:
+    return _errors.CorruptDataError(f"{operation} {uri}: {what}", operation=operation, uri=str(uri))
 
 
 def _content_settings(options: WriterOptions) -> ContentSettings | None:
@@ -213,29 +235,13 @@ class AzureSink:
         return ask(self._settings, "finalize", self._uri, call)
 
     def _verify(self, size: int) -> None:
-        """Asks the service what it has; what it has acknowledged stands, also when it does not tell."""
-        verify = self._options.verify or self._settings.verify
-        if verify == "none":
+        if (self._options.verify or self._settings.verify) == "none":
             return
         try:
-            found = properties(self._settings, self._place, "finalize", self._uri)
-        except _errors.NotFoundError:
+            verify(self._settings, self._place, self._uri, "finalize", str(self.etag), size)
+        except _errors.CorruptDataError:
             self.acknowledged = False
-            raise _errors.CorruptDataError(
-                f"finalize {self._uri}: it is not there, although the service has acknowledged it",
-                operation="finalize",
-                uri=str(self._uri),
-            ) from None
-        except _errors.S3dlioError as error:
-            error.args = (f"{error}; the service has acknowledged the blob, but it could not be verified",)
             raise
-        if found.etag.strip('"') == self.etag and found.size != size:
-            self.acknowledged = False
-            raise _errors.CorruptDataError(
-                f"finalize {self._uri}: {found.size} bytes stand there, and {size} were sent",
-                operation="finalize",
-                uri=str(self._uri),
-            )
 
     def abort(self) -> None:
         if not self._ended and self._pid == os.getpid():
