@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -158,6 +159,11 @@ def disconnect_azure() -> None:
     from s3dlio._stores import azure_client
 
     s3dlio.configure_azure(**dict.fromkeys(field.name for field in dataclasses.fields(AzureSettings)))
+    # What was broken off may still wait for the network.
+    deadline = time.monotonic() + 20
+    while any(thread.name == "s3dlio-azure" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline, "a thread of the store hangs"
+        time.sleep(0.01)
     azure_client.close_all()
     gc.collect()
 

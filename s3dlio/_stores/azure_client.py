@@ -99,10 +99,8 @@ def _new_service(settings: AzureSettings, account: str) -> BlobServiceClient:
     return BlobServiceClient(
         url,
         credential=credential,
-        connection_timeout=settings.connect_timeout,
-        read_timeout=settings.stall_timeout,
         retry_policy=ExponentialRetry(retry_total=0),  # `ask` repeats, within a deadline
-        transport=new_transport(),
+        transport=new_transport(settings.connect_timeout, settings.stall_timeout),
     )
 
 
@@ -140,7 +138,6 @@ def blob_client(settings: AzureSettings, place: Place) -> BlobClient:
 _DAMAGED = ("Md5Mismatch", "Crc64Mismatch", "InvalidMd5")
 
 _CODES: dict[str, type[_errors.S3dlioError]] = {
-    **dict.fromkeys(_DAMAGED, _errors.CorruptDataError),
     "InvalidBlockList": _errors.CorruptDataError,
     "InvalidResourceName": _errors.InvalidInputError,
     "InvalidUri": _errors.InvalidInputError,
@@ -177,24 +174,25 @@ def ask(
     it, also in the middle of a transfer."""
     where = _where(uri, settings, operation)
     deadline = time.monotonic() + settings.operation_timeout
+    failure: _errors.S3dlioError
+    cause: Exception
     for attempt in count(1):
-        with watched(deadline, is_over) as watch:
-            try:
+        try:
+            with watched(deadline, is_over) as watch:
                 return call()
-            except _errors.S3dlioError:
-                raise
-            except OverError as error:
-                failure = _broken_off(operation, uri, where, settings, deadline)
-                cause: Exception = error
-                again = False
-            except az.AzureError as error:
-                failure, cause = translate(error, operation, uri, where), error
-                damaged = failure.code in _DAMAGED and attempt <= _MAX_DAMAGED
-                again = damaged or _may_pass(error)
-            except Exception as error:  # the SDK cannot make sense of an answer, or refuses to ask
-                text = f"{operation} {where}: {type(error).__name__}: {error}"
-                failure = _errors.StorageError(text, operation=operation, uri=str(uri))
-                cause, again = error, watch.sent
+        except _errors.S3dlioError:
+            raise
+        except OverError as error:
+            failure, cause, again = _broken_off(operation, uri, where, settings, deadline), error, False
+        except az.AzureError as error:
+            failure, cause = translate(error, operation, uri, where), error
+            # Of two writers one loses all its blocks: to ask for them once more is enough.
+            often = 1 if failure.code == "InvalidBlockList" else _MAX_DAMAGED
+            again = (_is_damage(failure.code, str(failure)) and attempt <= often) or _may_pass(error)
+        except Exception as error:  # the SDK cannot make sense of an answer, or refuses to ask
+            text = f"{operation} {where}: {type(error).__name__}: {error}"
+            failure, cause = _errors.StorageError(text, operation=operation, uri=str(uri)), error
+            again = watch.has_sent
         delay = min(settings.backoff * 2 ** (attempt - 1), _MAX_BACKOFF)
         # Spread, so that clients which failed together do not come back together.
         delay *= random.uniform(0.5, 1.0)
@@ -227,6 +225,15 @@ def _broken_off(operation: str, uri: Uri, where: str, settings: AzureSettings, d
     return _errors.ClosedError(f"{operation} {where}: broken off", operation=operation, uri=str(uri))
 
 
+def _is_damage(code: str | None, message: str) -> bool:
+    """Whether the bytes that came are not those that were sent."""
+    # A list that was damaged names other blocks; to commit it again harms nothing, as the ids are of this writer alone.
+    # The last is what Azurite says for Md5Mismatch.
+    return code in (*_DAMAGED, "InvalidBlockList", "InvalidXmlDocument") or (
+        code == "InvalidOperation" and "contentMD5 doesn't match" in message
+    )
+
+
 def _may_pass(error: az.AzureError) -> bool:
     status = getattr(error, "status_code", None)
     if status is None:
@@ -242,7 +249,9 @@ def translate(error: az.AzureError, operation: str, uri: Uri, where: str) -> _er
     response = getattr(error, "response", None)
     request_id = response.headers.get("x-ms-request-id") if response is not None else None
     if status is not None:
+        damaged = _is_damage(code, str(getattr(error, "message", error)))
         kind = _CODES.get(code or "") or _STATUSES.get(status) or _errors.StorageError
+        kind = _errors.CorruptDataError if damaged else kind
     elif isinstance(error, az.ClientAuthenticationError):
         kind = _errors.PermissionDeniedError
     elif "timed out" in str(error).lower():

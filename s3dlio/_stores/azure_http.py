@@ -38,36 +38,49 @@ class OverError(Exception):
     """The transfer is broken off.  No OSError, which urllib3 would take for its own."""
 
 
-class _Watch(threading.local):
-    """What holds for the requests of this thread."""
+class Watch:
+    """What holds for the requests of a thread, and what came of them."""
 
-    deadline = float("inf")
-    # Whether a request was sent.
-    sent = False
+    def __init__(self, deadline: float, is_over: Callable[[], bool]) -> None:
+        self._deadline = deadline
+        self._is_over = is_over
+        self._answer: requests.Response | None = None
+        self.has_sent = False
 
-    @staticmethod
-    def is_over() -> bool:
-        return False
+    def look(self) -> None:
+        if time.monotonic() > self._deadline or self._is_over():
+            raise OverError
+
+    def keep(self, answer: requests.Response) -> None:
+        self._answer = answer
+
+    def close(self) -> None:
+        """Closes the connection of an answer that could not be read; the SDK leaves that to the garbage collector."""
+        if self._answer is not None:
+            self._answer.raw.close()
 
 
-_watch = _Watch()
+_NOBODY = Watch(float("inf"), lambda: False)
+_now = threading.local()
 
 
 @contextmanager
-def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[_Watch]:
+def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
     """Within it, transfers end with OverError after ``deadline``, a time of the monotonic clock, or when ``is_over``
     says so."""
-    _watch.deadline, _watch.sent = deadline, False
-    _watch.is_over = is_over  # type: ignore[method-assign]
+    _now.watch = watch = Watch(deadline, is_over)
     try:
-        yield _watch
+        yield watch
+    except BaseException:
+        watch.close()
+        raise
     finally:
-        _watch.__dict__.clear()
+        del _now.watch
 
 
-def _look() -> None:
-    if time.monotonic() > _watch.deadline or _watch.is_over():
-        raise OverError
+def _watch() -> Watch:
+    found: Watch = getattr(_now, "watch", _NOBODY)
+    return found
 
 
 class _Body:
@@ -75,6 +88,7 @@ class _Body:
 
     def __init__(self, data: Any) -> None:
         self._data = memoryview(data)
+        self._watch = _watch()
         self._done = 0
 
     def __len__(self) -> int:
@@ -86,7 +100,7 @@ class _Body:
 
     def read(self, size: int = -1) -> memoryview:
         """The next piece; urllib3 asks for smaller ones than there need be."""
-        _look()
+        self._watch.look()
         piece = self._data[self._done : self._done + PIECE]
         self._done += len(piece)
         return piece
@@ -94,8 +108,10 @@ class _Body:
 
 class _Session(requests.Session):
     def request(self, method: Any, url: Any, **settings: Any) -> requests.Response:  # type: ignore[override]
-        _look()
-        _watch.sent = True
+        watch = _watch()
+        watch.look()
+        watch.close()  # that of an attempt of the SDK's own
+        watch.has_sent = True
         data = settings.get("data")
         if isinstance(data, (bytes, memoryview)) and len(data) > PIECE:
             settings["data"] = _Body(data)
@@ -105,15 +121,22 @@ class _Session(requests.Session):
         def stream(amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
             # As it is stored: a Content-Encoding is the business of who stored it.
             for piece in whole(amount, decode_content=False):
-                _look()
+                watch.look()
                 yield piece
 
+        watch.keep(answer)
         answer.raw.stream = stream  # type: ignore[method-assign]
         return answer
 
 
-def new_transport() -> RequestsTransport:
+def new_transport(connect_timeout: float, stall_timeout: float) -> RequestsTransport:
     session = _Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS, max_retries=0))
-    return RequestsTransport(session=session, connection_data_block_size=PIECE)
+    # What the client is told of timeouts does not reach a transport that it is given.
+    return RequestsTransport(
+        session=session,
+        connection_timeout=connect_timeout,
+        read_timeout=stall_timeout,
+        connection_data_block_size=PIECE,
+    )
