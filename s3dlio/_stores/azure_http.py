@@ -60,7 +60,6 @@ class Watch:
             self._answer.raw.close()
 
 
-_NOBODY = Watch(float("inf"), lambda: False)
 _now = threading.local()
 
 
@@ -79,8 +78,8 @@ def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
 
 
 def _watch() -> Watch:
-    found: Watch = getattr(_now, "watch", _NOBODY)
-    return found
+    found: Watch | None = getattr(_now, "watch", None)
+    return found or Watch(float("inf"), lambda: False)
 
 
 class _Body:

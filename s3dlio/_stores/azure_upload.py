@@ -197,14 +197,16 @@ class AzureSink:
         self._ids[block.index] = name
 
     def commit(self, size: int, crc32c: int) -> None:
-        if not self._threads:
-            data = self._first.data if self._first is not None else memoryview(b"")
-            self.etag = put_whole(self._settings, self._place, self._uri, data, self._options, "finalize")
-        else:
-            self._wait()
-            self.etag = self._commit_list()
-        self.acknowledged = True
-        self._let_go()
+        try:
+            if not self._threads:
+                data = self._first.data if self._first is not None else memoryview(b"")
+                self.etag = put_whole(self._settings, self._place, self._uri, data, self._options, "finalize")
+            else:
+                self._wait()
+                self.etag = self._commit_list()
+            self.acknowledged = True
+        finally:
+            self._let_go()  # also when it failed: nothing more will come
         self._verify(size)
 
     def _wait(self) -> None:
