@@ -33,6 +33,7 @@ from s3dlio._multipart import MultipartUploadWriter, UploadResult
 from s3dlio._native import version
 from s3dlio._ops import (
     abort_stale_uploads,
+    create_azure_writer,
     create_bucket,
     create_direct_filesystem_writer,
     create_filesystem_writer,
@@ -50,6 +51,7 @@ from s3dlio._ops import (
 from s3dlio._ops import list_objects as list
 from s3dlio._options import WriterOptions
 from s3dlio._reader import open_reader
+from s3dlio._stores.azure_settings import configure_azure
 from s3dlio._stores.base import ObjectStat, StaleUpload, WriterStats
 from s3dlio._stores.s3_settings import configure_s3
 from s3dlio._transfer import copy, download, upload
@@ -93,10 +95,12 @@ __all__ = [
     "__version__",
     "abort_stale_uploads",
     "aio",
+    "configure_azure",
     "configure_s3",
     "copy",
     "crc32c",
     "crc32c_combine",
+    "create_azure_writer",
     "create_bucket",
     "create_direct_filesystem_writer",
     "create_filesystem_writer",

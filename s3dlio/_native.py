@@ -14,7 +14,7 @@ from s3dlio._libs3dlio import ffi, lib
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SLICE_MS", "check", "crc32c", "ffi", "lib", "new_bytes", "new_handle", "pointer", "raise_status"]
+__all__ = ["SLICE_MS", "check", "crc32c", "ffi", "let_go", "lib", "new_bytes", "new_handle", "pointer", "raise_status"]
 
 # How long one call into the library lasts at most, so that Python can run its signal handlers.
 SLICE_MS = 100
@@ -99,6 +99,12 @@ def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
         if isinstance(buffer, str):
             raise TypeError("a bytes-like object is needed, not str: encode it first") from None
         raise
+
+
+def let_go(data: Any) -> None:
+    """Ends the use of what `pointer` made, where an error may keep it: CPython crashes (3.11 to 3.13 at least) when its
+    garbage collector clears a memoryview that something in the same garbage still uses."""
+    ffi.release(data)
 
 
 def version() -> str:

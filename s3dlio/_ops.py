@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError
 from s3dlio._logging import logger
-from s3dlio._native import pointer
+from s3dlio._native import let_go, pointer
 from s3dlio._options import WriterOptions, whole_number, writer_options
 from s3dlio._reader import read_range
 from s3dlio._stores.base import ObjectStat, StaleUpload
@@ -51,6 +51,17 @@ def create_s3_writer(uri: str, options: WriterOptions | None = None) -> ObjectWr
     scheme or without a bucket or key.
     """
     return ObjectWriter(_uri_of(uri, ("s3",)), options or WriterOptions())
+
+
+def create_azure_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+    """Begins a blob at ``az://account/container/blob``: staged blocks and one commit, or one Put Blob for what fits
+    into a block.
+
+    How Azure is reached, and which parts of the URI may be left out, is said by `configure_azure` and the environment.
+    ``buffer_size`` is that of a block; ``None`` is 8 MiB.  With compression the name gets ``.zst``, once.  Raises
+    InvalidInputError for a URI of another scheme or without account, container or blob.
+    """
+    return ObjectWriter(_uri_of(uri, ("az",)), options or WriterOptions())
 
 
 def _uri_of(uri: str, schemes: tuple[str, ...]) -> Uri:
@@ -108,7 +119,12 @@ def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings
     """
     parsed, content, options = put_arguments(uri, data, writer_options(options, settings))
     began = time.monotonic()
-    store_for(parsed).put(parsed, content, options)
+    try:
+        store_for(parsed).put(parsed, content, options)
+    except BaseException:
+        if content is not data:
+            let_go(content)
+        raise
     logger.debug("put %s: %d bytes, %.3f s", uri, len(content), time.monotonic() - began)
 
 
@@ -184,7 +200,8 @@ def delete(uri: str, recursive: bool = False) -> None:
 
 
 def create_bucket(uri: str) -> None:
-    """Creates the bucket ``s3://bucket``; one that is yours already is no error.
+    """Creates the bucket ``s3://bucket`` or the container ``az://account/container``; one that is yours already is no
+    error.
 
     Other stores raise UnsupportedError: a folder of files is created with its first file.
     """
@@ -193,7 +210,8 @@ def create_bucket(uri: str) -> None:
 
 
 def delete_bucket(uri: str) -> None:
-    """Deletes the bucket ``s3://bucket``, which must be empty: else StorageError, and nothing is deleted."""
+    """Deletes the bucket ``s3://bucket`` or the container ``az://account/container``, which must be empty: else
+    StorageError, and nothing is deleted."""
     parsed = parse_uri(uri)
     store_for(parsed).delete_bucket(parsed)
 

@@ -54,12 +54,12 @@ class WriterOptions:
     ``create_parents=True``
         Files: ``False`` makes it an error when the folder is missing.
     ``content_type=None``
-        S3: the media type that is kept with the object, as ``'application/octet-stream'``; ``None`` is the store's
-        default.
+        S3 and Azure: the media type that is kept with the object, as ``'application/octet-stream'``; ``None`` is the
+        store's default.
     ``verify=None``
-        S3: what the store is asked after it has acknowledged the object: ``'size'``, ``'checksum'`` (that too, where
-        the store keeps one) or ``'none'``.  ``None`` is ``verify`` of `configure_s3` for a stream, and ``'none'`` for
-        `put` of what fits into one request.
+        S3 and Azure: what the store is asked after it has acknowledged the object: ``'size'``, ``'checksum'`` (that
+        too, where the store keeps one; Azure keeps none) or ``'none'``.  ``None`` is ``verify`` of `configure_s3` or
+        `configure_azure` for a stream, and ``'none'`` for `put` of what fits into one request.
     ``timeout=300.0``
         Seconds without any progress of the device after which a call fails; not for files with
         ``durability='none'`` that go through the page cache.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from s3dlio._checksum import checksum_text
 from s3dlio._errors import BusyError, ClosedError, ForkedError, S3dlioError, UnsupportedError, copy_of
 from s3dlio._logging import logger
-from s3dlio._native import pointer
+from s3dlio._native import let_go, pointer
 from s3dlio._options import WriterOptions, writer_options
 from s3dlio._stores.base import Stream, WriterStats
 from s3dlio._stores.registry import store_for
@@ -96,6 +96,7 @@ class ObjectWriter:
         except BaseException as error:
             # Of this chunk a part may be taken and the rest not: the object cannot be completed any more.
             self._fail("write", error)
+            let_go(data)
             raise
         finally:
             del data

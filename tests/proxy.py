@@ -1,4 +1,4 @@
-"""A proxy between a client and an S3 server that breaks what passes through it.
+"""A proxy between a client and a server of S3 or Azure that breaks what passes through it.
 
 A `Fault` says which requests it is for and what happens to them; each tells afterwards how often it has fired.
 """

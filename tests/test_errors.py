@@ -4,6 +4,8 @@ import errno
 import os
 import pickle
 import re
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,36 @@ def test_tree_in_the_module_text_is_the_tree() -> None:
         if built_in[:1].isupper() or built_in.startswith("io."):
             assert built_in.removeprefix("io.") in [base.__name__ for base in kind.__bases__]
     assert len(drawn) == 11
+
+
+def test_memory_of_a_failed_call_is_let_go(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    # The collector crashed on a memoryview in garbage that our pointer to it was part of, after a failure that kept its
+    # own traceback.
+    code = """
+import gc, s3dlio
+from s3dlio._stores import memory
+
+class Failing:
+    size = 1 << 20
+
+    def readinto(self, start, data):
+        try:
+            raise s3dlio.StorageError("planned")
+        except s3dlio.StorageError as error:
+            self.failure = error
+        raise self.failure
+
+    def close(self):
+        pass
+
+memory.MemoryStore.open = lambda self, uri: Failing()
+for decompress in (False, True):
+    try:
+        s3dlio.open_reader("memory://a/b", decompress=decompress).readinto(memoryview(bytearray(100_000)))
+    except s3dlio.StorageError:
+        pass
+    gc.collect()
+    gc.collect()
+print("good")
+"""
+    assert run_python(code).stdout == "good\n"

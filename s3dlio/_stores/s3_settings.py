@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import configparser
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from s3dlio._errors import InvalidInputError
+from s3dlio._stores.network import check_deadlines, check_endpoint
 
 ADDRESSINGS = ("auto", "path", "virtual")
 VERIFICATIONS = ("none", "size", "checksum")
@@ -47,7 +46,7 @@ class S3Settings:
 
     def __post_init__(self) -> None:
         if self.endpoint_url is not None:
-            _check_endpoint(self.endpoint_url)
+            check_endpoint("S3", self.endpoint_url)
         if self.addressing not in ADDRESSINGS:
             raise InvalidInputError(f"addressing must be one of {', '.join(ADDRESSINGS)}, not {self.addressing!r}")
         if self.verify not in VERIFICATIONS:
@@ -55,35 +54,11 @@ class S3Settings:
         for name in ("anonymous", "checksums"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        for name in ("connect_timeout", "stall_timeout", "operation_timeout", "backoff"):
-            _check_seconds(name, getattr(self, name))
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
-            raise TypeError(f"retries must be a whole number, not {self.retries!r}")
-        if not 0 <= self.retries <= 100:
-            raise InvalidInputError(f"retries must be 0 to 100, not {self.retries}")
+        check_deadlines(self)
         if self.credentials is not None and not callable(self.credentials):
             raise TypeError("credentials must be a function that returns (access key id, secret key, session token)")
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise InvalidInputError("access_key_id and secret_access_key belong together")
-
-
-def _check_endpoint(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is no number
-        good = False
-    # What follows could carry a secret, and belongs to no endpoint.
-    if not good or "@" in parts.netloc or parts.query or parts.fragment:
-        shown = re.sub(r".*@|[?#].*", "…", url, flags=re.DOTALL)
-        raise InvalidInputError(f"the S3 endpoint {shown!r} must be http://host[:port][/path] or https://…")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0.001 <= value <= 1_000_000:
-        raise InvalidInputError(f"{name} must be 0.001 to 1000000 seconds, not {value!r}")
 
 
 _configured: dict[str, Any] = {}

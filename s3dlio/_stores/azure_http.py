@@ -1,0 +1,141 @@
+"""How the SDK's requests go over the network: bodies in pieces, between which a transfer can be broken off.
+
+The timeout of a socket is for all that one call is to send.  A block in one call would have to be through within it,
+however slow the network; so would nobody see, until it has ended, that it is no longer wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import requests
+from azure.core.pipeline.transport import RequestsTransport
+from requests.adapters import HTTPAdapter
+
+# The signature of a SAS is part of the target, which urllib3 logs.
+_SIGNATURE = re.compile(r"(?i)\bsig=[^&\s\"]+")
+
+
+def _redacted(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(_SIGNATURE.sub("sig=…", each) if isinstance(each, str) else each for each in record.args)
+    return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_redacted)
+
+PIECE = 256 << 10
+MAX_CONNECTIONS = 128
+
+
+class OverError(Exception):
+    """The transfer is broken off.  No OSError, which urllib3 would take for its own."""
+
+
+class Watch:
+    """What holds for the requests of a thread, and what came of them."""
+
+    def __init__(self, deadline: float, is_over: Callable[[], bool]) -> None:
+        self._deadline = deadline
+        self._is_over = is_over
+        self._answer: requests.Response | None = None
+        self.has_sent = False
+
+    def look(self) -> None:
+        if time.monotonic() > self._deadline or self._is_over():
+            raise OverError
+
+    def keep(self, answer: requests.Response) -> None:
+        self._answer = answer
+
+    def close(self) -> None:
+        """Closes the connection of an answer that could not be read; the SDK leaves that to the garbage collector."""
+        if self._answer is not None:
+            self._answer.raw.close()
+
+
+_now = threading.local()
+
+
+@contextmanager
+def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
+    """Within it, transfers end with OverError after ``deadline``, a time of the monotonic clock, or when ``is_over``
+    says so."""
+    _now.watch = watch = Watch(deadline, is_over)
+    try:
+        yield watch
+    except BaseException:
+        watch.close()
+        raise
+    finally:
+        del _now.watch
+
+
+def _watch() -> Watch:
+    found: Watch | None = getattr(_now, "watch", None)
+    return found or Watch(float("inf"), lambda: False)
+
+
+class _Body:
+    """Bytes as a file object whose pieces are sent one by one, without a copy."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = memoryview(data)
+        self._watch = _watch()
+        self._done = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        while piece := self.read():
+            yield piece
+
+    def read(self, size: int = -1) -> memoryview:
+        """The next piece; urllib3 asks for smaller ones than there need be."""
+        self._watch.look()
+        piece = self._data[self._done : self._done + PIECE]
+        self._done += len(piece)
+        return piece
+
+
+class _Session(requests.Session):
+    def request(self, method: Any, url: Any, **settings: Any) -> requests.Response:  # type: ignore[override]
+        watch = _watch()
+        watch.look()
+        watch.close()  # that of an attempt of the SDK's own
+        watch.has_sent = True
+        data = settings.get("data")
+        if isinstance(data, (bytes, memoryview)) and len(data) > PIECE:
+            settings["data"] = _Body(data)
+        answer = super().request(method, url, **settings)
+        whole = answer.raw.stream
+
+        def stream(amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
+            # As it is stored: a Content-Encoding is the business of who stored it.
+            for piece in whole(amount, decode_content=False):
+                watch.look()
+                yield piece
+
+        watch.keep(answer)
+        answer.raw.stream = stream
+        return answer
+
+
+def new_transport(connect_timeout: float, stall_timeout: float) -> RequestsTransport:
+    session = _Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS, max_retries=0))
+    # What the client is told of timeouts does not reach a transport that it is given.
+    return RequestsTransport(
+        session=session,
+        connection_timeout=connect_timeout,
+        read_timeout=stall_timeout,
+        connection_data_block_size=PIECE,
+    )
