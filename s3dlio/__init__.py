@@ -51,14 +51,14 @@ from s3dlio._ops import (
 from s3dlio._ops import list_objects as list
 from s3dlio._options import WriterOptions
 from s3dlio._reader import open_reader
-from s3dlio._stores.azure_settings import configure_azure
 from s3dlio._stores.base import ObjectStat, StaleUpload, WriterStats
-from s3dlio._stores.s3_settings import configure_s3
 from s3dlio._transfer import copy, download, upload
 from s3dlio._writer import ObjectWriter, open_writer
 
 if _typing.TYPE_CHECKING:
     from s3dlio import aio
+    from s3dlio._stores.azure_settings import configure_azure
+    from s3dlio._stores.s3_settings import configure_s3
 
 # The reference's names.
 PyObjectWriter = ObjectWriter
@@ -127,6 +127,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "aio":  # asyncio takes longer to import than all of this package
+    # asyncio takes longer to import than all of this package, and not everybody uses S3 or Azure.
+    if name == "aio":
         return _importlib.import_module("s3dlio.aio")
+    if name in ("configure_azure", "configure_s3"):
+        store = name.removeprefix("configure_")
+        return getattr(_importlib.import_module(f"s3dlio._stores.{store}_settings"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

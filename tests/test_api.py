@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_all_lists_the_public_names_in_order() -> None:
     public = {name for name, value in vars(s3dlio).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert set(s3dlio.__all__) == public | {"__version__", "aio"}
+    assert set(s3dlio.__all__) == public | {"__version__", "aio", "configure_azure", "configure_s3"}
     assert s3dlio.__all__ == sorted(s3dlio.__all__)
 
 

@@ -108,3 +108,28 @@ for decompress in (False, True):
 print("good")
 """
     assert run_python(code).stdout == "good\n"
+
+
+def test_memory_of_a_failed_put_is_let_go(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    code = """
+import gc, s3dlio
+
+def fail(call):
+    data = memoryview(bytearray(1 << 20))
+    try:
+        call(data)
+    except s3dlio.S3dlioError as error:
+        keep = error  # a cycle through this frame
+
+def write(data):
+    with s3dlio.open_writer("file:///proc/no/such") as writer:
+        writer.write_chunk(data)
+
+s3dlio.configure_s3(endpoint_url="http://127.0.0.1:9", access_key_id="a", secret_access_key="b", retries=0)
+for call in (write, lambda data: s3dlio.put("file:///proc/no/such", data), lambda data: s3dlio.put("s3://abc/d", data)):
+    fail(call)
+    gc.collect()
+    gc.collect()
+print("good")
+"""
+    assert run_python(code).stdout == "good\n"
