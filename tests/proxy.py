@@ -90,6 +90,10 @@ class Proxy:
             assert not thread.is_alive(), "a thread of the proxy hangs"
         self._listener.close()
 
+    def connections(self) -> int:
+        with self._lock:
+            return len(self._sockets)
+
     @contextmanager
     def breaking(self, *faults: Fault) -> Iterator[None]:
         """With these faults, beside those of other threads."""

@@ -128,10 +128,21 @@ class _Session(requests.Session):
         return answer
 
 
+class _Adapter(HTTPAdapter):
+    def close(self) -> None:
+        # urllib3 leaves idle connections to the garbage collector, and its log record of a bad answer holds all of them
+        # for as long as somebody keeps it.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118  it has no __iter__
+                if (pool := manager.pools.get(key)) is not None:
+                    pool.close()
+        super().close()
+
+
 def new_transport(connect_timeout: float, stall_timeout: float) -> RequestsTransport:
     session = _Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS, max_retries=0))
+        session.mount(scheme, _Adapter(pool_maxsize=MAX_CONNECTIONS, max_retries=0))
     # What the client is told of timeouts does not reach a transport that it is given.
     return RequestsTransport(
         session=session,
