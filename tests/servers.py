@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import unquote
 
 import harness
 
@@ -152,6 +155,24 @@ def azure_environment(url: str) -> dict[str, str]:
         "AZURE_STORAGE_CONNECTION_STRING": "",
         "AZURE_STORAGE_SAS_TOKEN": "",
     }
+
+
+def sas(container: str, **permissions: bool) -> str:
+    """A token that permits this for an hour."""
+    from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+    return generate_container_sas(
+        ACCOUNT,
+        container,
+        account_key=ACCOUNT_KEY,
+        permission=ContainerSasPermissions(**permissions),
+        expiry=datetime.now(UTC) + timedelta(hours=1),
+    )
+
+
+def signature(token: str) -> str:
+    """The secret part of a SAS, to be looked for in what is unquoted: a target spells it in another way."""
+    return unquote(re.search("sig=([^&]+)", token)[1])
 
 
 def disconnect_azure() -> None:

@@ -18,17 +18,35 @@ import requests
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
 
-# The signature of a SAS is part of the target, which urllib3 logs.
-_SIGNATURE = re.compile(r"(?i)\bsig=[^&\s\"]+")
+# The signature of a SAS is part of the target, which urllib3 shows.
+_SIGNATURE = re.compile(r"(?i)\bsig=[^&\s\"']+")
+
+
+def _without_signature(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_SIGNATURE.sub("sig=…", each) if isinstance(each, str) else each for each in values)
+
+
+def _redact(error: BaseException) -> None:
+    """Takes the signature out of the texts of an error, and of those behind it."""
+    todo: list[Any] = [error]
+    seen = set()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            each.args = _without_signature(each.args)
+            todo += [*each.args, each.__cause__, each.__context__]
 
 
 def _redacted(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple):
-        record.args = tuple(_SIGNATURE.sub("sig=…", each) if isinstance(each, str) else each for each in record.args)
+        record.args = _without_signature(record.args)
     return True
 
 
-logging.getLogger("urllib3.connectionpool").addFilter(_redacted)
+# A filter is for what its own logger is told, not for those below it.
+for _name in ("connection", "connectionpool", "poolmanager", "util.retry"):
+    logging.getLogger(f"urllib3.{_name}").addFilter(_redacted)
 
 PIECE = 256 << 10
 MAX_CONNECTIONS = 128
@@ -114,7 +132,11 @@ class _Session(requests.Session):
         data = settings.get("data")
         if isinstance(data, (bytes, memoryview)) and len(data) > PIECE:
             settings["data"] = _Body(data)
-        answer = super().request(method, url, **settings)
+        try:
+            answer = super().request(method, url, **settings)
+        except Exception as error:
+            _redact(error)
+            raise
         whole = answer.raw.stream
 
         def stream(amount: int, decode_content: bool | None = None) -> Iterator[bytes]:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from urllib.parse import unquote
 
 import harness
 import pytest
@@ -260,6 +262,41 @@ def test_connections_close_although_the_log_keeps_a_bad_answer(
     assert proxy.connections() > 0
     servers.disconnect_azure()
     assert wait_until(lambda: proxy.connections() == 0, 5)
+
+
+def test_signature_of_a_sas_is_shown_nowhere_whatever_goes_wrong(
+    azure: str, azurite: servers.Server, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    # It is part of the target, which the errors and the log of urllib3 show.
+    caplog.set_level(1)
+    s3dlio.put(f"{azure}/secret", b"x")
+    token = servers.sas("tests", read=True, write=True, list=True)
+    signature = servers.signature(token)
+    s3dlio.configure_azure(sas_token=token, retries=1, stall_timeout=0.2)
+    calls = {
+        "Get Blob Properties": lambda: s3dlio.stat(f"{azure}/secret"),
+        "Get Blob": lambda: s3dlio.get(f"{azure}/secret"),
+        "Put Blob": lambda: put(f"{azure}/secret", b"x"),
+        "Put Block": lambda: stream(f"{azure}/secret", bytes(2 * BLOCK)),
+        "List Blobs": lambda: s3dlio.list(azure),
+    }
+    seen = told = 0
+    for operation, call in calls.items():
+        for kind in (*TO_REQUESTS, *TO_ANSWERS, "nobody there"):
+            proxy.faults = [Fault(kind, operation, 1000)]
+            if kind == "nobody there":
+                s3dlio.configure_azure(endpoint_url=f"http://127.0.0.1:{servers.free_ports(1)[0]}")
+            try:
+                call()
+            except s3dlio.S3dlioError as error:
+                told += 1
+                assert signature not in unquote("".join(traceback.format_exception(error))), f"{operation}: {kind}"
+            s3dlio.configure_azure(endpoint_url=proxy.url)
+            seen += caplog.text.count("sig=")
+            assert signature not in unquote(caplog.text), f"{operation}: {kind}"
+            caplog.clear()
+    assert told >= 25
+    assert seen >= 100  # else nothing that could show it was seen
 
 
 def test_random_faults_lose_nothing_in_silence(azure: str, proxy: Proxy, figure: Callable[[str], None]) -> None:
