@@ -88,6 +88,18 @@ def test_container_with_a_meaning_of_its_own_is_refused(container: str, blob: st
         s3dlio.get(f"az://ac.example/{container}/{blob}")
 
 
+@pytest.mark.parametrize(
+    "name", ["a\\b", "\\", "..", "a/..", "../other/a", "a/./b", ".", "a\nb", "\x7f", "\ufffe", "\udc80"]
+)
+def test_name_that_would_become_another_or_none_is_refused(name: str) -> None:
+    # A backslash became a slash, and '..' another container where a SAS does not sign the path.
+    s3dlio.configure_azure(account="acc", account_key="a2V5", endpoint_url="http://127.0.0.1:9", retries=0)
+    for uri in (f"az://acc/con/{name}", f"az://con/{name}"):
+        for call in (s3dlio.get, s3dlio.list, s3dlio.open_writer, s3dlio.delete, lambda uri: s3dlio.put(uri, b"x")):
+            with pytest.raises(s3dlio.InvalidInputError, match="no name of a blob"):
+                call(uri)
+
+
 def test_writer_of_another_scheme_is_refused() -> None:
     with pytest.raises(s3dlio.InvalidInputError, match="no az URI"):
         s3dlio.create_azure_writer("s3://bucket/a")

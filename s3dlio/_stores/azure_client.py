@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,11 @@ from s3dlio._stores.azure_settings import ACCOUNT, CONTAINER, AzureSettings
 from s3dlio._uri import Uri
 
 Result = TypeVar("Result")
+
+
+# The service takes a backslash for a slash, and who sends a URL leaves '.' and '..' out, if need be with the container:
+# another blob than was meant.  The rest cannot be in a URL ("Naming and referencing containers, blobs, and metadata").
+_NO_NAME = re.compile(r"(^|/)\.\.?(/|$)|[\\\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,12 @@ def place_of(uri: Uri, settings: AzureSettings, operation: str) -> Place:
         raise _refused(uri, operation, f"has {account!r}, which is no name of an account")
     if not CONTAINER.fullmatch(container):
         raise _refused(uri, operation, f"has {container!r}, which is no name of a container")
+    if _NO_NAME.search(blob):
+        raise _refused(
+            uri,
+            operation,
+            f"has {blob!r}, which is no name of a blob: no '.' or '..' between slashes, no '\\', no controls",
+        )
     return Place(account, container, blob, prefix)
 
 
