@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import sys
+import threading
+import time
 from typing import Any
 
 import pytest
 import servers
 
 import s3dlio
+from s3dlio._native import pointer
 from s3dlio._stores.azure_client import place_of
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
 from s3dlio._stores.azure_upload import BLOCKS_OF_A_SIZE, MAX_BLOCK, MAX_BLOCKS, block_size, checksum_headers
@@ -241,3 +244,36 @@ def test_crc64_is_that_of_the_service() -> None:
         settings, place_of(parse_uri("az://acc/con/a"), settings, "put"), memoryview(b"123456789")
     )
     assert base64.b64decode(headers["x-ms-content-crc64"]) == 0xAE8B14860A799888.to_bytes(8, "little")
+
+
+def test_failed_range_is_never_taken_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # That it was over could be seen a moment before why: a read with holes was a success.
+    from s3dlio._stores import azure
+
+    def read(self: Any, start: int, room: Any, length: int, is_over: Any) -> None:
+        if start == 3 * length:
+            raise s3dlio.StorageError("planned")
+
+    failing: list[Any] = []
+
+    def slow(frame: Any, event: str, argument: Any) -> Any:
+        if frame.f_code.co_name != "work":
+            return None
+        if event == "exception":
+            failing.append(frame)
+        elif event == "line" and frame in failing:
+            time.sleep(0.6)  # longer than who waits sleeps
+        return slow
+
+    monkeypatch.setattr(azure, "RANGE", 10)
+    monkeypatch.setattr(azure.AzureSource, "_read", read)
+    source = azure.AzureSource.__new__(azure.AzureSource)
+    source._size, source._uri = 80, "az://acc/con/a"
+    before = threading.gettrace()
+    threading.settrace(slow)
+    try:
+        with pytest.raises(s3dlio.StorageError, match="planned"):
+            source.readinto(0, pointer(bytearray(80), writable=True))
+    finally:
+        threading.settrace(before)
+        failing.clear()

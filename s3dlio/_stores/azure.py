@@ -14,7 +14,17 @@ from azure.core import MatchConditions
 
 from s3dlio import _errors
 from s3dlio._native import ffi
-from s3dlio._stores.azure_client import Place, ask, blob_client, check_blob, container_client, place_of, properties
+from s3dlio._stores.azure_client import (
+    Place,
+    ask,
+    blob_client,
+    check_blob,
+    container_client,
+    new_thread,
+    place_of,
+    properties,
+    start,
+)
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
 from s3dlio._stores.azure_upload import AzureSink, block_size, put_whole, verify
 from s3dlio._stores.base import ObjectStat, StagedStream, Store
@@ -96,7 +106,7 @@ class AzureSource:
                 room.take_away()
         return wanted
 
-    def _read_all(self, rooms: dict[int, _Room], start: int, wanted: int) -> None:
+    def _read_all(self, rooms: dict[int, _Room], first: int, wanted: int) -> None:
         """Reads all ranges in a few threads, whom nobody waits for once one has failed."""
         todo = iter(rooms.items())
         changed = threading.Condition()
@@ -114,30 +124,35 @@ class AzureSource:
                     begin, room = next(todo, (0, None))
                     if room is None or over:
                         return
+                failure = None
                 try:
-                    self._read(begin, room, min(RANGE, start + wanted - begin), is_over)
+                    self._read(begin, room, min(RANGE, first + wanted - begin), is_over)
                 except BaseException as error:
-                    over = True
-                    failures.append(error)
+                    failure = error
                 with changed:
-                    left -= 1
+                    if failure is None:
+                        left -= 1
+                    else:
+                        failures.append(failure)  # before anybody can see that it is over
+                        over = True
                     changed.notify()
+                del failure
 
-        for _ in range(min(RANGES_IN_FLIGHT, len(rooms))):
-            threading.Thread(target=work, name="s3dlio-azure", daemon=True).start()
         try:
+            for _ in range(min(RANGES_IN_FLIGHT, len(rooms))):
+                start(new_thread(work), "read", self._uri)
             with changed:
                 while left and not over:
                     changed.wait(0.5)
         finally:
             over = True  # also after Ctrl-C
         if failures:
-            first = failures[0]
+            failed = failures[0]
             failures.clear()
             try:
-                raise first
+                raise failed
             finally:
-                del first  # else its traceback and this frame hold each other
+                del failed  # else its traceback and this frame hold each other
 
     def _read(self, start: int, room: _Room, length: int, is_over: Callable[[], bool]) -> None:
         def call() -> None:

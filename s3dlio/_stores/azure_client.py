@@ -223,6 +223,17 @@ def ask(
     raise AssertionError  # count() has no end
 
 
+def new_thread(work: Callable[[], None]) -> threading.Thread:
+    return threading.Thread(target=work, name="s3dlio-azure", daemon=True)
+
+
+def start(thread: threading.Thread, operation: str, uri: Uri) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:  # there are too many
+        raise _errors.StorageError(f"{operation} {uri}: {error}", operation=operation, uri=str(uri)) from error
+
+
 def _where(uri: Uri, settings: AzureSettings, operation: str) -> str:
     """The URI, and what it leaves out."""
     place = place_of(uri, settings, operation)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from azure.storage.blob import ContentSettings
 
 from s3dlio import _errors
-from s3dlio._stores.azure_client import Place, ask, blob_client, properties
+from s3dlio._stores.azure_client import Place, ask, blob_client, new_thread, properties, start
 from s3dlio._stores.base import Block
 
 if TYPE_CHECKING:
@@ -158,9 +158,9 @@ class AzureSink:
             wanted = min(self._under_way, self._options.in_flight or 8, _MAX_THREADS)
         self._todo.put(block)
         if len(self._threads) < wanted:
-            thread = threading.Thread(target=self._work, name="s3dlio-azure", daemon=True)
+            thread = new_thread(self._work)
             self._threads.append(thread)
-            thread.start()
+            start(thread, "write", self._uri)
 
     def _work(self) -> None:
         while (block := self._todo.get()) is not None:
