@@ -231,15 +231,15 @@ class AzureStore(Store):
         def begin() -> Any:
             return client.start_copy_from_url(
                 origin.url, source_etag=version.etag, source_match_condition=MatchConditions.IfNotModified
-            )
+            )["copy_status"]
 
-        status = ask(settings, "copy", target, begin)["copy_status"]
+        status = ask(settings, "copy", target, begin)
         deadline = time.monotonic() + settings.operation_timeout
         while status == "pending":
             if time.monotonic() > deadline:
                 raise _errors.TimedOutError(f"copy {target}: still pending", operation="copy", uri=str(target))
             time.sleep(_COPY_LOOKS)
-            status = ask(settings, "copy", target, client.get_blob_properties).copy.status
+            status = ask(settings, "copy", target, lambda: client.get_blob_properties().copy.status)
         if status != "success":
             raise _errors.StorageError(f"copy {target}: it ended as {status}", operation="copy", uri=str(target))
         return True
