@@ -228,6 +228,26 @@ def test_client_without_checksums_would_lose_in_silence(azure: str, proxy: Proxy
     assert not s3dlio.exists(f"{azure}/planted-too")
 
 
+@pytest.mark.parametrize("kind", ["md5", "crc64"])
+def test_bytes_that_were_damaged_on_the_way_are_refused(azure: str, proxy: Proxy, kind: str) -> None:
+    s3dlio.configure_azure(checksums=kind)
+    for name, (write, size, operations) in WRITES.items():
+        uri = f"{azure}/damaged/{kind}/{size}"
+        for times in (1, 1000):
+            s3dlio.put(uri, OLD)
+            data = random.Random(times).randbytes(size)
+            proxy.faults = [Fault("flip in request", operations[0], times)]
+            error, _ = attempt(write, uri, data)
+            assert proxy.faults.pop().fired >= 1
+            if times == 1:
+                assert error is None, f"{name}: {error}"
+                assert s3dlio.get(uri) == data
+            else:
+                assert isinstance(error, s3dlio.CorruptDataError), f"{name}: {error}"
+                assert kind == "md5" or error.code == "Crc64Mismatch"
+                assert s3dlio.get(uri) == OLD
+
+
 def test_deadline_holds_for_a_whole_operation(azure: str, proxy: Proxy) -> None:
     s3dlio.put(f"{azure}/deadline", b"x")
     s3dlio.configure_azure(operation_timeout=1.5, stall_timeout=0.5, retries=100)
