@@ -131,13 +131,14 @@ def start_moto() -> Server:
     return _start([program, "-H", "127.0.0.1", "-p", str(port)], f"http://127.0.0.1:{port}", folder)
 
 
-def start_azurite() -> Server:
-    """Azurite, which checks signatures and the MD5 of what it gets."""
+def start_azurite(where: Path | None = None) -> Server:
+    """Azurite, which checks signatures and the MD5 of what it gets.  It stores in a folder of its own in ``where``, if
+    not in the temporary one."""
     program = Path(__file__).parent.parent / ".venv/azurite/node_modules/.bin/azurite-blob"
     if not program.exists():
         harness.cannot("not installed: azurite, for which scripts/setup tools needs Node.js and npm")
     (port,) = free_ports(1)
-    folder = tempfile.TemporaryDirectory(prefix="s3dlio-azurite-")
+    folder = tempfile.TemporaryDirectory(prefix="s3dlio-azurite-", dir=where)
     command = [str(program), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", f"{folder.name}/data"]
     # It knows not every version of the service that the SDK asks for, and refuses headers that it does not know.
     command += ["--silent", "--loose", "--skipApiVersionCheck", "--disableTelemetry"]
