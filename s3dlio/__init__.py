@@ -126,6 +126,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> _typing.Iterable[str]:
+    return {*globals(), *__all__}
+
+
 def __getattr__(name: str) -> object:
     # asyncio takes longer to import than all of this package, and not everybody uses S3 or Azure.
     if name == "aio":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import nullcontext, suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from s3dlio import _cancel
 from s3dlio._errors import InvalidInputError
 from s3dlio._ops import get, put, put_arguments
 from s3dlio._options import WriterOptions, whole_number, writer_options
@@ -63,10 +66,19 @@ def put_many(
 
 def pair(item: tuple[str, Buffer]) -> tuple[str, Buffer]:
     try:
+        if isinstance(item, str):
+            raise TypeError
         uri, data = item
     except (TypeError, ValueError):
-        raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}") from None
+        hint = "; of a dict these are its items()" if isinstance(item, str) else ""
+        raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}{hint}") from None
     return uri, data
+
+
+def several(uris: Iterable[str]) -> list[str]:
+    if isinstance(uris, str):
+        raise TypeError("several URIs are needed, not one str")
+    return list(uris)
 
 
 def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, bytes]]:
@@ -75,7 +87,7 @@ def get_many(uris: Iterable[str], max_in_flight: int = 64) -> list[tuple[str, by
     All of them are in memory at the end.  The first failure is raised, once the reads on their way have ended.
     """
     limit = checked_limit(max_in_flight)
-    wanted = list(uris)
+    wanted = several(uris)
     parsed = [parse_uri(uri) for uri in wanted]
     tasks = {scheme: store_for(uri).tasks() for scheme, uri in {uri.scheme: uri for uri in parsed}.items()}
     found: dict[int, bytes] = {}
@@ -110,33 +122,70 @@ def threads_for(max_in_flight: int) -> int:
 
 
 def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:
-    """Calls ``work`` with each item in so many threads, of which the caller's is one."""
+    """Calls ``work`` with each item in so many threads, of which the caller's is one.
+
+    When one fails no more are begun, and the first failure is raised once the others have ended.  Ctrl-C, and what else
+    breaks off the caller, breaks off all.
+    """
+    if isinstance(items, Sized):
+        nthreads = min(nthreads, len(items))
     todo = iter(items)
     turn = threading.Lock()
     failures: list[BaseException] = []
+    ended: queue.SimpleQueue[_cancel.Cancelled | None] = queue.SimpleQueue()
 
     def run() -> None:
         try:
             while not failures:
+                _cancel.check()
                 with turn:
                     # Again: it was a while ago that this thread came here.
                     item = failures if failures else next(todo, failures)
                 if item is failures or failures:
                     return
                 work(item)  # type: ignore[arg-type]
+        except Exception as error:
+            failures.append(error)
         except BaseException as error:
             failures.append(error)
+            raise
 
-    threads = [threading.Thread(target=run, name="s3dlio-many", daemon=True) for _ in range(nthreads - 1)]
+    workers = [_Worker(run, ended) for _ in range(nthreads - 1)]
     try:
-        for thread in threads:
-            thread.start()
+        for worker in workers:
+            worker.start()
         run()
-    except BaseException as error:  # Ctrl-C between the lines
+        _wait_for(workers, ended)
+    except BaseException as error:  # Ctrl-C, or what else breaks off this thread
         failures.append(error)
+        for worker in workers:
+            worker.cancellation.cancel()
     finally:
-        for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
     if failures:
         raise failures[0]
+
+
+class _Worker(threading.Thread):
+    def __init__(self, work: Callable[[], None], ended: queue.SimpleQueue[Any]) -> None:
+        super().__init__(name="s3dlio-many", daemon=True)
+        self.cancellation = _cancel.Cancellation()
+        self._work = work
+        self._ended = ended
+
+    def run(self) -> None:
+        with self.cancellation.of_this_thread(), suppress(BaseException):  # it is noted
+            self._work()
+        self._ended.put(None)
+
+
+def _wait_for(workers: Sequence[_Worker], ended: queue.SimpleQueue[_cancel.Cancelled | None]) -> None:
+    """Until all have ended, or this thread is to be broken off."""
+    cancellation = _cancel.current()
+    with cancellation.told_to(ended.put) if cancellation is not None else nullcontext():
+        for _ in workers:
+            came = ended.get()
+            if came is not None:
+                raise came

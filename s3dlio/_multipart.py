@@ -60,6 +60,9 @@ class MultipartUploadWriter:
             in_flight=max_in_flight,
             content_type=content_type,
         )
+        if "/" in bucket:
+            hint = "; from_uri() takes those" if "://" in bucket else ""
+            raise InvalidInputError(f"bucket must be a name, not a path or URI as {bucket!r}{hint}")
         self._began = time.monotonic()
         self._writer = ObjectWriter(Uri("s3", bucket, key), options)
         self._sink = self._writer.run("open", _sink_of)

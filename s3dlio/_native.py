@@ -8,13 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from s3dlio import _errors
-from s3dlio._crc32c import crc32c
+from s3dlio._crc32c import Held, crc32c
 from s3dlio._libs3dlio import ffi, lib
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["SLICE_MS", "check", "crc32c", "ffi", "let_go", "lib", "new_bytes", "new_handle", "pointer", "raise_status"]
+__all__ = ["SLICE_MS", "check", "crc32c", "ffi", "lib", "new_bytes", "new_handle", "pointer", "raise_status"]
 
 # How long one call into the library lasts at most, so that Python can run its signal handlers.
 SLICE_MS = 100
@@ -92,19 +92,15 @@ def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
         # The bytes of an array of objects are addresses.
         if getattr(getattr(buffer, "dtype", None), "hasobject", False):
             raise TypeError("an array of Python objects has no bytes of its own")
-        return ffi.from_buffer(buffer, require_writable=writable)
+        # Held, so that errors which keep the buffer do no harm: see its source.
+        plain = buffer if type(buffer) in (bytes, bytearray) else Held(buffer)
+        return ffi.from_buffer(plain, require_writable=writable)
     except (BufferError, ValueError) as error:  # numpy says ValueError
         raise _errors.InvalidInputError(f"a C-contiguous buffer is needed: {error}") from error
     except TypeError:
         if isinstance(buffer, str):
             raise TypeError("a bytes-like object is needed, not str: encode it first") from None
         raise
-
-
-def let_go(data: Any) -> None:
-    """Ends the use of what `pointer` made, where an error may keep it: CPython crashes (3.11 to 3.13 at least) when its
-    garbage collector clears a memoryview that something in the same garbage still uses."""
-    ffi.release(data)
 
 
 def version() -> str:

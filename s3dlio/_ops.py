@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError, NotAnObjectError, NotFoundError
 from s3dlio._logging import logger
-from s3dlio._native import let_go, pointer
-from s3dlio._options import WriterOptions, whole_number, writer_options
+from s3dlio._native import pointer
+from s3dlio._options import WriterOptions, check_offered, whole_number, writer_options
 from s3dlio._reader import read_range
 from s3dlio._stores.base import ObjectStat, StaleUpload
 from s3dlio._stores.registry import store_for
@@ -23,45 +23,47 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-def create_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+def create_filesystem_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
     """Begins a file at ``file:///abs/path`` or ``file://localhost/abs/path`` (RFC 8089), written through the page
     cache; a long one goes on with O_DIRECT, unless the options forbid it (``direct`` of `WriterOptions`).
 
-    Missing folders are created with the file.  With compression the name gets ``.zst``, once.  Raises InvalidInputError
-    for a URI that is not absolute or of another scheme, NotAnObjectError for a folder, both with the URI in the text.
+    Settings are those of `open_writer`.  Missing folders are created with the file.  With compression the name gets
+    ``.zst``, once.  Raises InvalidInputError for a URI that is not absolute or of another scheme, NotAnObjectError for
+    a folder, both with the URI in the text.
     """
-    return ObjectWriter(_uri_of(uri, ("file",)), options or WriterOptions())
+    return ObjectWriter(_uri_of(uri, ("file",)), writer_options(options, settings))
 
 
-def create_direct_filesystem_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+def create_direct_filesystem_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
     """Begins a file at ``direct:///abs/path`` or ``file:///abs/path``, written with O_DIRECT where the file system
     offers it, else through the page cache; `ObjectWriter.stats` tells which, and why.
 
     Otherwise as `create_filesystem_writer`.
     """
     parsed = _uri_of(uri, ("file", "direct"))
-    return ObjectWriter(replace(parsed, scheme="direct"), options or WriterOptions())
+    return ObjectWriter(replace(parsed, scheme="direct"), writer_options(options, settings))
 
 
-def create_s3_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+def create_s3_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
     """Begins an object at ``s3://bucket/key``: a multipart upload, or one PUT for what fits into a part.
 
-    How S3 is reached is said by `configure_s3` and the environment.  ``buffer_size`` is that of a part, at least 5 MiB;
-    ``None`` is 8 MiB.  With compression the key gets ``.zst``, once.  Raises InvalidInputError for a URI of another
-    scheme or without a bucket or key.
+    Settings are those of `open_writer`; how S3 is reached is said by `configure_s3` and the environment.
+    ``buffer_size`` is that of a part, at least 5 MiB; ``None`` is 8 MiB.  With compression the key gets ``.zst``, once.
+    Raises InvalidInputError for a URI of another scheme or without a bucket or key.
     """
-    return ObjectWriter(_uri_of(uri, ("s3",)), options or WriterOptions())
+    return ObjectWriter(_uri_of(uri, ("s3",)), writer_options(options, settings))
 
 
-def create_azure_writer(uri: str, options: WriterOptions | None = None) -> ObjectWriter:
+def create_azure_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
     """Begins a blob at ``az://account/container/blob``: staged blocks and one commit, or one Put Blob for what fits
     into a block.
 
-    How Azure is reached, and which parts of the URI may be left out, is said by `configure_azure` and the environment.
-    ``buffer_size`` is that of a block; ``None`` is 8 MiB.  With compression the name gets ``.zst``, once.  Raises
-    InvalidInputError for a URI of another scheme or without account, container or blob.
+    Settings are those of `open_writer`; how Azure is reached, and which parts of the URI may be left out, is said by
+    `configure_azure` and the environment.  ``buffer_size`` is that of a block; ``None`` is 8 MiB.  With compression the
+    name gets ``.zst``, once.  Raises InvalidInputError for a URI of another scheme or without account, container or
+    blob.
     """
-    return ObjectWriter(_uri_of(uri, ("az",)), options or WriterOptions())
+    return ObjectWriter(_uri_of(uri, ("az",)), writer_options(options, settings))
 
 
 def _uri_of(uri: str, schemes: tuple[str, ...]) -> Uri:
@@ -72,7 +74,11 @@ def _uri_of(uri: str, schemes: tuple[str, ...]) -> Uri:
 
 
 def get(uri: str) -> bytes:
-    """Returns the whole object."""
+    """Returns the whole object, read-only.  A large one is read by several requests at once.
+
+    Raises NotFoundError where there is none, and CorruptDataError where the bytes are not those of the checksum that
+    the store keeps.
+    """
     began = time.monotonic()
     parsed = parse_uri(uri)
     data = store_for(parsed).get(parsed)
@@ -119,18 +125,14 @@ def put(uri: str, data: Buffer, options: WriterOptions | None = None, **settings
     """
     parsed, content, options = put_arguments(uri, data, writer_options(options, settings))
     began = time.monotonic()
-    try:
-        store_for(parsed).put(parsed, content, options)
-    except BaseException:
-        if content is not data:
-            let_go(content)
-        raise
+    store_for(parsed).put(parsed, content, options)
     logger.debug("put %s: %d bytes, %.3f s", uri, len(content), time.monotonic() - began)
 
 
 def put_arguments(uri: str, data: Buffer, options: WriterOptions) -> tuple[Uri, bytes | Any, WriterOptions]:
     """What a store's `put` takes."""
     parsed = parse_uri(uri)
+    check_offered(options, parsed)
     if options.compression:
         parsed = replace(parsed, key=options.stored_name(parsed.key))
     return parsed, data if type(data) is bytes else pointer(data), options
@@ -146,7 +148,8 @@ def stat(uri: str) -> ObjectStat:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is an object at ``uri``.  A folder is none.  Raises when that cannot be found out."""
+    """Whether there is an object at ``uri``.  A folder is none, and in a bucket that does not exist there are none.
+    Raises when that cannot be found out."""
     try:
         stat(uri)
     except (NotFoundError, NotAnObjectError):
@@ -157,6 +160,7 @@ def exists(uri: str) -> bool:
 def list_objects(uri: str, recursive: bool = True, pattern: str | None = None) -> list[str]:
     """Returns the URIs of the objects below ``uri`` as a folder, or of the object itself, in the order of their names.
 
+    ``s3://bucket/run1`` is the object of that name and what is in ``run1/``, not ``run10``: names end at a slash.
     Without ``recursive`` a deeper folder is one entry that ends in ``/``.  ``pattern`` is a regular expression; what it
     matches nowhere in its name below ``uri`` is left out.  A folder that does not exist has no objects.  Any failure
     raises: a list is complete.  Links to folders are not followed.
@@ -165,7 +169,9 @@ def list_objects(uri: str, recursive: bool = True, pattern: str | None = None) -
 
 
 def iter_objects(uri: str, recursive: bool = True, pattern: str | None = None) -> Iterator[str]:
-    """The same one by one, for folders with more objects than should be in memory."""
+    """Yields what `list` returns, one by one, for folders with more objects than should be in memory.
+
+    A failure comes up where it is met, after what was found before it."""
     parsed = parse_uri(uri)
     is_wanted = filter_for(uri, pattern)
     found = store_for(parsed).list(parsed, recursive)
@@ -193,7 +199,9 @@ def delete(uri: str, recursive: bool = False) -> None:
     """Deletes an object, or with ``recursive`` everything below a folder.
 
     An object that is not there is no error, as in object stores.  A folder without ``recursive`` raises
-    NotAnObjectError and deletes nothing.
+    NotAnObjectError and deletes nothing: of files each folder, elsewhere a URI that ends in ``/`` or names no object.
+    (An object store does not know folders: there ``a/b`` is the object of that name, also when others begin with
+    ``a/b/``.)
     """
     parsed = parse_uri(uri)
     store_for(parsed).delete(parsed, recursive)
@@ -226,12 +234,17 @@ def list_stale_uploads(uri: str) -> list[StaleUpload]:
 def abort_stale_uploads(uri: str, older_than: timedelta | float) -> list[StaleUpload]:
     """Aborts the uploads below ``s3://bucket/prefix`` that were begun longer ago than ``older_than``, a timedelta or
     seconds, and returns them.  What is younger may still be under way."""
-    age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
-    if age < timedelta(0):
-        raise InvalidInputError(f"older_than must not be negative, and is {older_than}", uri=uri)
+    before = begun_before(uri, older_than)
     store = store_for(parse_uri(uri))
-    before = datetime.now(UTC) - age
     doomed = [upload for upload in list_stale_uploads(uri) if upload.begun <= before]
     for upload in doomed:
         store.abort_upload(parse_uri(upload.uri), upload.upload_id)
     return doomed
+
+
+def begun_before(uri: str, older_than: timedelta | float) -> datetime:
+    """The moment before which was begun what is older than that."""
+    age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
+    if age < timedelta(0):
+        raise InvalidInputError(f"older_than must not be negative, and is {older_than}", uri=uri)
+    return datetime.now(UTC) - age

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError
 from s3dlio._logging import TRACE, logger
-from s3dlio._native import check, ffi, let_go, lib, new_bytes, new_handle, pointer
+from s3dlio._native import check, ffi, lib, new_bytes, new_handle, pointer
 from s3dlio._options import whole_number
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import parse_uri
@@ -65,11 +65,7 @@ class ObjectReader(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         self._check_open()
-        data = pointer(buffer, writable=True)
-        try:
-            count = self._source.readinto(self._position, data)
-        finally:
-            let_go(data)
+        count = self._source.readinto(self._position, pointer(buffer, writable=True))
         logger.log(TRACE, "read %s: %d bytes from %d on", self._uri, count, self._position)
         self._position += count
         return count
@@ -183,8 +179,6 @@ class ZstdReader(io.RawIOBase):
         except BaseException:
             self._moved_nothing(before)
             raise
-        finally:
-            let_go(data)
         return count
 
     def _decompress(self, data: Any, room: int) -> int:

@@ -10,6 +10,8 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
+from s3dlio import _cancel
+
 Result = TypeVar("Result")
 
 
@@ -105,7 +107,7 @@ class _Job:
 
     def __init__(self, work: Callable[[_Inbox], Any]) -> None:
         self.work = work
-        self.inbox: _Inbox = queue.SimpleQueue()
+        self.cancellation = _cancel.Cancellation()
         self.result: Any = None
         self.error: BaseException | None = None
         self.is_over = False
@@ -115,7 +117,8 @@ class _Job:
 
     def do(self) -> None:
         try:
-            self.result = self.work(self.inbox)
+            with self.cancellation.of_this_thread():
+                self.result = _here(self.work)
         except BaseException as error:
             self.error = error
         self.is_over = True
@@ -130,13 +133,13 @@ def _apart(work: Callable[[_Inbox], Result]) -> Result:
     would leave locks held, counts wrong, and awscrt in the middle of a call."""
     jobs = _queue() if threading.current_thread() is threading.main_thread() else None
     if jobs is None:
-        return work(queue.SimpleQueue())
+        return _here(work)
     job = _Job(work)
     try:
         jobs.put(job)
         job.goes_on.acquire()
-    except BaseException as interrupt:
-        job.inbox.put(interrupt)
+    except BaseException:
+        job.cancellation.cancel()
         while not job.is_over:
             job.goes_on.acquire(timeout=0.1)
         raise
@@ -145,6 +148,15 @@ def _apart(work: Callable[[_Inbox], Result]) -> Result:
         raise error
     result: Result = job.result
     return result
+
+
+def _here(work: Callable[[_Inbox], Result]) -> Result:
+    inbox: _Inbox = queue.SimpleQueue()
+    cancellation = _cancel.current()
+    if cancellation is None:
+        return work(inbox)
+    with cancellation.told_to(inbox.put):
+        return work(inbox)
 
 
 def _queue() -> queue.SimpleQueue[_Job] | None:

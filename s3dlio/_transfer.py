@@ -8,11 +8,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from s3dlio import _cancel
 from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
 from s3dlio._many import for_each, threads_for
 from s3dlio._native import pointer
-from s3dlio._options import WriterOptions
+from s3dlio._options import WriterOptions, writer_options
 from s3dlio._stores.base import Source
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
@@ -47,13 +49,14 @@ def upload(
     max_in_flight: int = 16,
     progress: Progress | None = None,
     options: WriterOptions | None = None,
+    **settings: Any,
 ) -> list[str]:
     """Uploads files, and returns the URIs of the objects.
 
     ``paths`` is a path, a pattern (``*``, ``?``, ``[…]``, ``**``) or several of them; a folder stands for all files
     below it.  With one file and a ``dest_uri`` that does not end in ``/`` that is the object's name; otherwise each
     file goes below it, under its name or, out of a folder, its path in there.  Up to ``max_in_flight`` files are on
-    their way at once.  ``progress(done, total)`` is told bytes.
+    their way at once.  ``progress(done, total)`` is told bytes.  Options or settings are those of `open_writer`.
 
     A pattern that matches nothing raises NotFoundError, two files of one name InvalidInputError, before anything is
     sent.  When one fails, no more are begun and the first failure is raised; what is stored stays.
@@ -62,7 +65,7 @@ def upload(
     files = store_for(Uri("file", "", "/"))
     sources = {target: Uri("file", "", os.path.abspath(path)) for target, path in targets.items()}
     count = _Count(progress, sum(files.stat(source)["size"] for source in sources.values()))
-    chosen = (options or WriterOptions()).snapshot()
+    chosen = writer_options(options, settings).snapshot()
     stored: dict[Uri, str] = {}
 
     def send(item: tuple[Uri, Uri]) -> None:
@@ -165,23 +168,28 @@ def _path_in(folder: str, name: str, uri: Uri) -> str:
     return path
 
 
-def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None) -> str:
-    """Copies an object, within a store or between two, and returns the URI of the new one.
+def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None, **settings: Any) -> str:
+    """Copies an object, within a store or between two, and returns the URI of the new one.  Options or settings are
+    those of `open_writer`.
 
     Within S3 the store itself does it, for objects of up to 5 GiB, and within an account of Azure; else the bytes go
     through this process, in bounded memory.
     """
     source_uri, target = parse_uri(src_uri), parse_uri(dest_uri)
-    chosen = (options or WriterOptions()).snapshot()
+    chosen = writer_options(options, settings).snapshot()
     store = store_for(source_uri)
-    as_it_is = source_uri.scheme == target.scheme and chosen.compression is None and chosen.content_type is None
-    if as_it_is and store.copy(source_uri, target):
+    if is_within_store(source_uri, target, chosen) and store.copy(source_uri, target):
         return str(target)
     source = store.open(source_uri)
     try:
         return _pass_on(source, src_uri, target, chosen, _Count(None, 0))
     finally:
         source.close()
+
+
+def is_within_store(source: Uri, target: Uri, options: WriterOptions) -> bool:
+    """Whether a copy stays in one store and changes nothing, so that the store may know how to do it."""
+    return source.scheme == target.scheme and options.compression is None and options.content_type is None
 
 
 def _pass_on(source: Source, name: str, target: Uri, options: WriterOptions, count: _Count) -> str:
@@ -192,6 +200,7 @@ def _pass_on(source: Source, name: str, target: Uri, options: WriterOptions, cou
     with ObjectWriter(target, options) as writer:
         done = 0
         while done < size:
+            _cancel.check()
             nbytes = source.readinto(done, data)
             if nbytes == 0:
                 raise StorageError(f"read {name}: it ended after {done} of {size} bytes", operation="read", uri=name)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from s3dlio._checksum import checksum_text
 from s3dlio._errors import BusyError, ClosedError, ForkedError, S3dlioError, UnsupportedError, copy_of
 from s3dlio._logging import logger
-from s3dlio._native import let_go, pointer
-from s3dlio._options import WriterOptions, writer_options
+from s3dlio._native import pointer
+from s3dlio._options import WriterOptions, check_offered, writer_options
 from s3dlio._stores.base import Stream, WriterStats
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
@@ -50,6 +50,7 @@ class ObjectWriter:
 
     def __init__(self, uri: Uri, options: WriterOptions) -> None:
         options = writer_options(options, {}).snapshot()
+        check_offered(options, uri)
         self._uri = Uri(uri.scheme, uri.container, options.stored_name(uri.key))
         # A call that writes takes its turn, or is refused when another thread has it, and then the state; asking for
         # the state takes only that.  Reentrant, so that a thread whose call Ctrl-C broke off anywhere can still abort.
@@ -96,7 +97,6 @@ class ObjectWriter:
         except BaseException as error:
             # Of this chunk a part may be taken and the rest not: the object cannot be completed any more.
             self._fail("write", error)
-            let_go(data)
             raise
         finally:
             del data
@@ -321,9 +321,11 @@ class ObjectWriter:
 
 
 def open_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
-    """Begins an object at ``uri``; the scheme decides where: ``file``, ``direct`` (files with O_DIRECT) or ``memory``.
+    """Begins an object at ``uri``; the scheme decides where: ``file``, ``direct`` (files with O_DIRECT), ``s3``, ``az``
+    or ``memory``.
 
     Settings are those of `WriterOptions`, as an object or as keywords:
-    ``open_writer(uri, compression='zstd', level=6)``.
+    ``open_writer(uri, compression='zstd', level=6)``.  How S3 and Azure are reached is
+    said by `configure_s3` and `configure_azure`.
     """
     return ObjectWriter(parse_uri(uri), writer_options(options, settings))

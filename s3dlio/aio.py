@@ -9,22 +9,25 @@
 b'hello world'
 
 What is asked of S3 needs no thread while it waits: a thousand may be on their way.  Other stores, and whole jobs
-(`upload`, `download`, `copy`, the lists of stale uploads, a `put` that is compressed or larger than 16 MiB), run in the
-thread pool of the event loop, one thread for each job.  A cancelled request is broken off at once; a job in a thread
-goes on to its end.
+(`upload`, `download`, a `copy` through this process, a `put` that is compressed or larger than 16 MiB), run in the
+thread pool of the event loop.  What is cancelled is broken off as by Ctrl-C, at once or within a moment, and has
+cleared up when the cancellation is raised.
+
+There is no `open_writer` here: a writer copies, and seldom waits.  Call it in a thread where it may.
 """
 
 from __future__ import annotations
 
 import asyncio
 import builtins
+import contextvars
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from s3dlio import _many, _ops, _transfer
+from s3dlio import _cancel, _many, _ops, _transfer
 from s3dlio._errors import NotAnObjectError, NotFoundError
 from s3dlio._options import WriterOptions, writer_options
 from s3dlio._stores.base import ObjectStat, StaleUpload
@@ -70,7 +73,7 @@ async def get(uri: str) -> bytes:
     parsed = parse_uri(uri)
     tasks = store_for(parsed).tasks()
     if tasks is None:
-        return await asyncio.to_thread(_ops.get, uri)
+        return await _in_thread(_ops.get, uri)
     return await _wait_for(tasks.get(parsed))
 
 
@@ -80,13 +83,13 @@ async def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
     parsed = parse_uri(uri)
     tasks = store_for(parsed).tasks()
     if tasks is None:
-        return await asyncio.to_thread(_ops.get_range, uri, offset, length)
+        return await _in_thread(_ops.get_range, uri, offset, length)
     return await _wait_for(tasks.get_range(parsed, offset, length))
 
 
 async def get_many(uris: Iterable[str], max_in_flight: int = 64) -> List[tuple[str, bytes]]:
     """As `s3dlio.get_many`."""
-    wanted = [*uris]
+    wanted = _many.several(uris)
     for uri in wanted:
         parse_uri(uri)
     found: dict[int, bytes] = {}
@@ -105,7 +108,7 @@ async def put(uri: str, data: Buffer, options: WriterOptions | None = None, **se
     store = store_for(parsed)
     tasks = store.tasks_for_put(content, chosen)
     if tasks is None:
-        await asyncio.to_thread(store.put, parsed, content, chosen)
+        await _in_thread(store.put, parsed, content, chosen)
     else:
         await _wait_for(tasks.put(parsed, content, chosen))
 
@@ -127,7 +130,7 @@ async def stat(uri: str) -> ObjectStat:
     parsed = parse_uri(uri)
     tasks = store_for(parsed).tasks()
     if tasks is None:
-        return await asyncio.to_thread(_ops.stat, uri)
+        return await _in_thread(_ops.stat, uri)
     return await _wait_for(tasks.stat(parsed))
 
 
@@ -146,11 +149,10 @@ async def iter_objects(uri: str, recursive: bool = True, pattern: str | None = N
     parsed = parse_uri(uri)
     tasks = store_for(parsed).tasks()
     if tasks is None:
-        for name in await asyncio.to_thread(_ops.list_objects, uri, recursive, pattern):
+        for name in await _in_thread(_ops.list_objects, uri, recursive, pattern):
             yield name
         return
-    found = tasks.list(parsed, recursive)
-    while (each := await _wait_for(next_of(found))) is not None:
+    async for each in _each_of(tasks.list(parsed, recursive)):
         if is_wanted(each):
             yield str(each)
 
@@ -167,29 +169,50 @@ async def delete(uri: str, recursive: bool = False) -> None:
     parsed = parse_uri(uri)
     tasks = store_for(parsed).tasks()
     if tasks is None:
-        await asyncio.to_thread(_ops.delete, uri, recursive)
+        await _in_thread(_ops.delete, uri, recursive)
     else:
         await _wait_for(tasks.delete(parsed, recursive))
 
 
 async def create_bucket(uri: str) -> None:
     """As `s3dlio.create_bucket`."""
-    await asyncio.to_thread(_ops.create_bucket, uri)
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        await _in_thread(_ops.create_bucket, uri)
+    else:
+        await _wait_for(tasks.create_bucket(parsed))
 
 
 async def delete_bucket(uri: str) -> None:
     """As `s3dlio.delete_bucket`."""
-    await asyncio.to_thread(_ops.delete_bucket, uri)
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        await _in_thread(_ops.delete_bucket, uri)
+    else:
+        await _wait_for(tasks.delete_bucket(parsed))
 
 
 async def list_stale_uploads(uri: str) -> List[StaleUpload]:
     """As `s3dlio.list_stale_uploads`."""
-    return await asyncio.to_thread(_ops.list_stale_uploads, uri)
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        return await _in_thread(_ops.list_stale_uploads, uri)
+    return [each async for each in _each_of(tasks.stale_uploads(parsed))]
 
 
 async def abort_stale_uploads(uri: str, older_than: timedelta | float) -> List[StaleUpload]:
     """As `s3dlio.abort_stale_uploads`."""
-    return await asyncio.to_thread(_ops.abort_stale_uploads, uri, older_than)
+    before = _ops.begun_before(uri, older_than)
+    doomed = [upload for upload in await list_stale_uploads(uri) if upload.begun <= before]
+    for upload in doomed:
+        parsed = parse_uri(upload.uri)
+        tasks = store_for(parsed).tasks()
+        if tasks is not None:
+            await _wait_for(tasks.abort_upload(parsed, upload.upload_id))
+    return doomed
 
 
 async def upload(
@@ -198,21 +221,28 @@ async def upload(
     max_in_flight: int = 16,
     progress: Progress | None = None,
     options: WriterOptions | None = None,
+    **settings: Any,
 ) -> List[str]:
     """As `s3dlio.upload`.  ``progress`` is called from other threads."""
-    return await asyncio.to_thread(_transfer.upload, paths, dest_uri, max_in_flight, progress, options)
+    chosen = writer_options(options, settings).snapshot()
+    return await _in_thread(_transfer.upload, paths, dest_uri, max_in_flight, progress, chosen)
 
 
 async def download(
     uri: str, dest_dir: str | os.PathLike[str], max_in_flight: int = 16, progress: Progress | None = None
 ) -> List[str]:
     """As `s3dlio.download`.  ``progress`` is called from other threads."""
-    return await asyncio.to_thread(_transfer.download, uri, dest_dir, max_in_flight, progress)
+    return await _in_thread(_transfer.download, uri, dest_dir, max_in_flight, progress)
 
 
-async def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None) -> str:
+async def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None, **settings: Any) -> str:
     """As `s3dlio.copy`."""
-    return await asyncio.to_thread(_transfer.copy, src_uri, dest_uri, options)
+    chosen = writer_options(options, settings).snapshot()
+    source, target = parse_uri(src_uri), parse_uri(dest_uri)
+    tasks = store_for(source).tasks() if _transfer.is_within_store(source, target, chosen) else None
+    if tasks is not None and await _wait_for(tasks.copy(source, target)):
+        return str(target)
+    return await _in_thread(_transfer.copy, src_uri, dest_uri, chosen)
 
 
 async def _wait_for(task: Task[Result]) -> Result:
@@ -237,6 +267,37 @@ async def _wait_for(task: Task[Result]) -> Result:
             await ended
         except BaseException as interrupt:  # a cancellation, which the task has to clear up after
             error = interrupt
+
+
+async def _each_of(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+    """What an asynchronous iterator of the package's yields; never None."""
+    while (item := await _wait_for(next_of(items))) is not None:
+        yield item
+
+
+async def _in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
+    """Has a thread of the event loop's pool do this.  When it is cancelled it breaks that off, and waits for the thread
+    to have cleared up: it uses the caller's memory."""
+    cancellation = _cancel.Cancellation()
+    has_begun = False
+
+    def job() -> Result:
+        nonlocal has_begun
+        has_begun = True
+        with cancellation.of_this_thread():
+            _cancel.check()
+            return work(*arguments)
+
+    done = asyncio.get_running_loop().run_in_executor(None, contextvars.copy_context().run, job)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        cancellation.cancel()
+        # Its failure is of no interest any more, and would be logged.
+        done.add_done_callback(lambda done: done.cancelled() or done.exception())
+        if has_begun:  # else it will find that it need not
+            await asyncio.wait([done])
+        raise
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -49,7 +49,7 @@ def test_names_of_the_reference_are_there() -> None:
         s3dlio.create_s3_writer,
         s3dlio.create_azure_writer,
     ):
-        assert list(inspect.signature(function).parameters) == ["uri", "options"]
+        assert list(inspect.signature(function).parameters) == ["uri", "options", "settings"]
 
 
 def test_every_public_name_is_documented_and_annotated() -> None:

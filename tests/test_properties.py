@@ -300,6 +300,10 @@ def test_any_settings_are_refused_clearly_or_make_a_writer(
         # That may be more memory than there is: 64 GiB of blocks, and hundreds of MiB for the highest levels.
         assume((options.block_size() or 4 << 20) * (options.in_flight or 8) < 1 << 30)
         assume(not options.compression or options.level < 16)
+        if options.require_direct and scheme == "memory":
+            with pytest.raises(s3dlio.UnsupportedError):
+                s3dlio.open_writer(uri, options)
+            return
         for writer in (s3dlio.open_writer(uri, options), s3dlio.open_writer(uri, **values)):
             with writer:
                 writer.write_chunk(b"content")

@@ -1,6 +1,14 @@
 /*
- * s3dlio.crc32c() without cffi, whose way into a call takes longer than the checksum of a few KiB,
- * and which always releases the GIL.  Everything else that Python calls takes its time elsewhere.
+ * What cffi cannot do for buffers of Python.
+ *
+ * s3dlio.crc32c() without it: cffi's way into a call takes longer than the checksum of a few KiB,
+ * and always releases the GIL.  Everything else that Python calls takes its time elsewhere.
+ *
+ * Held, which stands between a memoryview and cffi.  CPython before 3.12.7 and 3.13.0 crashes when
+ * its garbage collector finds a memoryview in a cycle, as errors with their tracebacks make them,
+ * whose buffer cffi still holds: it clears the memoryview first (CPython issue 77894).  The
+ * collector does not see into a Held, and so takes its memoryview for one that is in use, until
+ * cffi has let go.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -100,12 +108,86 @@ PyDoc_STRVAR(
     "Releases the GIL\nfor 32 KiB and more.  Raises InvalidInputError for a buffer that is not "
     "contiguous, TypeError for what is none,\nand OverflowError for a value out of range.");
 
+struct held {
+    PyObject_HEAD Py_buffer view;
+};
+
+static PyObject *
+held_new(PyTypeObject *type, PyObject *args, PyObject *names)
+{
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    PyObject *buffer;
+    struct held *self;
+
+    if (names && PyDict_Size(names) > 0)
+        return PyErr_Format(PyExc_TypeError, "Held() takes no keywords");
+    if (!PyArg_ParseTuple(args, "O:Held", &buffer))
+        return NULL;
+    self = (struct held *)alloc(type, 0);
+    if (!self)
+        return NULL;
+    if (PyObject_GetBuffer(buffer, &self->view, PyBUF_SIMPLE) != 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void
+held_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    PyBuffer_Release(&((struct held *)self)->view); /* does nothing for one that was never filled */
+    release(self);
+    Py_DECREF(type);
+}
+
+static int
+held_getbuffer(PyObject *self, Py_buffer *view, int flags)
+{
+    const Py_buffer *own = &((struct held *)self)->view;
+
+    return PyBuffer_FillInfo(view, self, own->buf, own->len, own->readonly, flags);
+}
+
+PyDoc_STRVAR(
+    held_doc,
+    "Held(buffer)\n--\n\nThe bytes of a C-contiguous buffer, hidden from the garbage collector.");
+
+static PyType_Slot held_slots[] = {
+    {Py_tp_doc, (void *)held_doc},
+    {Py_tp_new, held_new},
+    {Py_tp_dealloc, held_dealloc},
+    {Py_bf_getbuffer, held_getbuffer},
+    {0, NULL},
+};
+
+static PyType_Spec held_spec = {
+    .name = "s3dlio._crc32c.Held",
+    .basicsize = sizeof(struct held),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = held_slots,
+};
+
+static int
+add_held(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&held_spec);
+    int status = type ? PyModule_AddObjectRef(module, "Held", type) : -1;
+
+    Py_XDECREF(type);
+    return status;
+}
+
 static PyMethodDef methods[] = {
     {"crc32c", (PyCFunction)(void (*)(void))crc32c, METH_FASTCALL | METH_KEYWORDS, crc32c_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, add_held},
 #ifdef Py_mod_gil
     {Py_mod_gil, Py_MOD_GIL_NOT_USED},
 #endif

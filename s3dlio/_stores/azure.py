@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from azure.core import MatchConditions
 
-from s3dlio import _errors
+from s3dlio import _cancel, _errors
 from s3dlio._native import ffi
 from s3dlio._stores.azure_client import (
     Place,
@@ -27,7 +27,7 @@ from s3dlio._stores.azure_client import (
 )
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
 from s3dlio._stores.azure_upload import AzureSink, block_size, put_whole, verify
-from s3dlio._stores.base import ObjectStat, StagedStream, Store
+from s3dlio._stores.base import ObjectStat, StagedStream, Store, folder_error
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class AzureSource:
                 start(new_thread(work), "read", self._uri)
             with changed:
                 while left and not over:
-                    changed.wait(0.5)
+                    _cancel.check()
+                    changed.wait(0.2)
         finally:
             over = True  # also after Ctrl-C
         if failures:
@@ -238,6 +239,7 @@ class AzureStore(Store):
         while status == "pending":
             if time.monotonic() > deadline:
                 raise _errors.TimedOutError(f"copy {target}: still pending", operation="copy", uri=str(target))
+            _cancel.check()
             time.sleep(_COPY_LOOKS)
             status = ask(settings, "copy", target, lambda: client.get_blob_properties().copy.status)
         if status != "success":
@@ -281,11 +283,12 @@ class AzureStore(Store):
 
     def delete(self, uri: Uri, recursive: bool) -> None:
         settings = current_settings()
+        place = place_of(uri, settings, "delete")
         if not recursive:
-            _, place = self._object(uri, "delete", _errors.NotAnObjectError)
+            if not place.blob or place.blob.endswith("/"):
+                raise folder_error("delete", uri)
             self._delete_one(settings, place, uri)
             return
-        place = place_of(uri, settings, "delete")
         found = self.list(uri, recursive=True)
         while batch := [*islice(found, _BATCH)]:
             places = [replace(place, blob=each.key[len(place.prefix) :]) for each in batch]

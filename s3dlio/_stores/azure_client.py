@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import azure.core.exceptions as az
 from azure.storage.blob import BlobClient, BlobProperties, BlobServiceClient, ContainerClient, ExponentialRetry
 
-from s3dlio import _errors
+from s3dlio import _cancel, _errors
 from s3dlio._logging import logger
 from s3dlio._stores.azure_http import OverError, new_transport, watched
 from s3dlio._stores.azure_settings import ACCOUNT, CONTAINER, AzureSettings
@@ -189,6 +189,7 @@ def ask(
     failure: _errors.S3dlioError
     cause: Exception
     for attempt in count(1):
+        _cancel.check()
         try:
             with watched(deadline, is_over) as watch:
                 return call()
@@ -219,6 +220,7 @@ def ask(
         logger.debug("%s; again in %.2f s", failure, delay)
         until = time.monotonic() + delay
         while (left := until - time.monotonic()) > 0 and not is_over():
+            _cancel.check()
             time.sleep(min(left, 0.2))
     raise AssertionError  # count() has no end
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import requests
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from s3dlio import _cancel
 
 # The signature of a SAS is part of the target, which urllib3 shows.
 _SIGNATURE = re.compile(r"(?i)\bsig=[^&\s\"']+")
@@ -63,11 +68,31 @@ class Watch:
         self._deadline = deadline
         self._is_over = is_over
         self._answer: requests.Response | None = None
+        self._lock = threading.Lock()
+        self._connection: HTTPConnection | None = None
         self.has_sent = False
+        # What has broken off the work of the thread.
+        self.cancelled: _cancel.Cancelled | None = None
 
     def look(self) -> None:
         if time.monotonic() > self._deadline or self._is_over():
             raise OverError
+
+    def uses(self, connection: HTTPConnection | None) -> None:
+        """Which connection is the thread's own at the moment."""
+        with self._lock:
+            self._connection = connection
+        if self.cancelled is not None:
+            raise OverError
+
+    def break_off(self, cancelled: _cancel.Cancelled) -> None:
+        """From another thread: ends the wait for the network."""
+        with self._lock:
+            self.cancelled = cancelled
+            own = None if self._connection is None else self._connection.sock
+            if own is not None:
+                with suppress(OSError):
+                    socket.socket.shutdown(own, socket.SHUT_RDWR)  # TLS or not
 
     def keep(self, answer: requests.Response) -> None:
         self._answer = answer
@@ -84,12 +109,16 @@ _now = threading.local()
 @contextmanager
 def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
     """Within it, transfers end with OverError after ``deadline``, a time of the monotonic clock, or when ``is_over``
-    says so."""
+    says so; what breaks off the thread breaks off them as well."""
     _now.watch = watch = Watch(deadline, is_over)
+    cancellation = _cancel.current()
     try:
-        yield watch
+        with nullcontext() if cancellation is None else cancellation.told_to(watch.break_off):
+            yield watch
     except BaseException:
         watch.close()
+        if watch.cancelled is not None:
+            raise watch.cancelled from None
         raise
     finally:
         del _now.watch
@@ -150,7 +179,41 @@ class _Session(requests.Session):
         return answer
 
 
+class _Connection(HTTPConnection):
+    def request(self, *arguments: Any, **settings: Any) -> None:
+        _watch().uses(self)
+        super().request(*arguments, **settings)
+
+
+class _TlsConnection(HTTPSConnection):
+    def request(self, *arguments: Any, **settings: Any) -> None:
+        _watch().uses(self)
+        super().request(*arguments, **settings)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+    def _put_conn(self, connection: Any) -> None:
+        with suppress(OverError):
+            _watch().uses(None)  # another thread may take it
+        super()._put_conn(connection)
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+    def _put_conn(self, connection: Any) -> None:
+        with suppress(OverError):
+            _watch().uses(None)
+        super()._put_conn(connection)
+
+
 class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
+        super().init_poolmanager(*arguments, **settings)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
     def close(self) -> None:
         # urllib3 leaves idle connections to the garbage collector, and its log record of a bad answer holds all of them
         # for as long as somebody keeps it.

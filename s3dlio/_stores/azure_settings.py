@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from s3dlio._errors import InvalidInputError
-from s3dlio._stores.network import check_deadlines, check_endpoint
+from s3dlio._stores.network import AS_IT_IS, check_deadlines, check_endpoint
 
 CHECKSUMS = ("auto", "crc64", "md5", "none")
 
@@ -104,7 +104,24 @@ class AzureSettings:
 _configured: dict[str, Any] = {}
 
 
-def configure_azure(**settings: Any) -> None:
+def configure_azure(
+    *,
+    account: str | None = AS_IT_IS,
+    container: str | None = AS_IT_IS,
+    endpoint_url: str | None = AS_IT_IS,
+    connection_string: str | None = AS_IT_IS,
+    account_key: str | None = AS_IT_IS,
+    sas_token: str | None = AS_IT_IS,
+    credential: Any = AS_IT_IS,
+    anonymous: bool | None = AS_IT_IS,
+    checksums: str | None = AS_IT_IS,
+    verify: str | None = AS_IT_IS,
+    connect_timeout: float | None = AS_IT_IS,
+    stall_timeout: float | None = AS_IT_IS,
+    operation_timeout: float | None = AS_IT_IS,
+    retries: int | None = AS_IT_IS,
+    backoff: float | None = AS_IT_IS,
+) -> None:
     """Says how Azure is reached, from now on and for the whole process; what is under way goes on as it began.
 
     Only what is named changes; ``None`` goes back to the environment or the default.  In brackets where a setting
@@ -137,8 +154,9 @@ def configure_azure(**settings: Any) -> None:
 
     Raises InvalidInputError for a value that cannot be, TypeError for one of the wrong type or an unknown name.
     """
+    given = {name: value for name, value in locals().items() if value is not AS_IT_IS}
     global _configured
-    changed = {name: value for name, value in (_configured | settings).items() if value is not None}
+    changed = {name: value for name, value in (_configured | given).items() if value is not None}
     AzureSettings(**changed)
     _configured = changed  # at once: other threads read it
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from azure.storage.blob import ContentSettings
 
-from s3dlio import _errors
+from s3dlio import _cancel, _errors
 from s3dlio._stores.azure_client import Place, ask, blob_client, new_thread, properties, start
 from s3dlio._stores.base import Block
 
@@ -213,7 +213,8 @@ class AzureSink:
     def _wait(self) -> None:
         with self._changed:
             while self._under_way and self._failure is None:
-                self._changed.wait(0.5)
+                _cancel.check()
+                self._changed.wait(0.2)
         if self._failure is not None:
             raise self._failure
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
-from s3dlio._errors import TimedOutError, UnsupportedError
+from s3dlio import _cancel
+from s3dlio._errors import NotAnObjectError, TimedOutError, UnsupportedError
 from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, pointer, raise_status
 
 if TYPE_CHECKING:
@@ -106,6 +107,16 @@ class Tasks(Protocol):
 
     def delete(self, uri: Uri, recursive: bool) -> Task[None]: ...
 
+    def copy(self, source: Uri, target: Uri) -> Task[bool]: ...
+
+    def create_bucket(self, uri: Uri) -> Task[None]: ...
+
+    def delete_bucket(self, uri: Uri) -> Task[None]: ...
+
+    def stale_uploads(self, uri: Uri) -> AsyncIterator[StaleUpload]: ...
+
+    def abort_upload(self, uri: Uri, upload_id: str) -> Task[None]: ...
+
 
 class Store(ABC):
     """A place for objects.  The methods take the whole URI; how they raise is that of `s3dlio`'s functions."""
@@ -170,6 +181,11 @@ class Store(ABC):
     def _no_buckets(self, operation: str, uri: Uri) -> UnsupportedError:
         text = f"{operation} {uri}: {uri.scheme} does not have that"
         return UnsupportedError(text, operation=operation, uri=str(uri))
+
+
+def folder_error(operation: str, uri: Uri) -> NotAnObjectError:
+    text = f"{operation} {uri}: is a folder; recursive=True deletes all that is in it"
+    return NotAnObjectError(text, operation=operation, uri=str(uri), errno=errno.EISDIR)
 
 
 @dataclass(frozen=True)
@@ -322,6 +338,7 @@ class StagedStream:
         """Repeats a call into the stage, handing on its blocks, until it is done."""
         progress = time.monotonic()
         while (status := step()) != 0:
+            _cancel.check()
             now = time.monotonic()
             if status == 1:
                 self._hand_on(operation)
@@ -353,6 +370,7 @@ class StagedStream:
         began = time.monotonic()
         # Its blocks come back one by one, or one of them fails.
         while (status := lib.s3dlio_stage_resize(self._stage, block_size, nblocks)) == -errno.EBUSY:
+            _cancel.check()
             if time.monotonic() - began > self._timeout:
                 raise self._no_progress(operation)
             time.sleep(0.002)

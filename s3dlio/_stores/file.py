@@ -16,10 +16,10 @@ from functools import lru_cache
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
-from s3dlio import _errors
+from s3dlio import _cancel, _errors
 from s3dlio._logging import logger
 from s3dlio._native import SLICE_MS, check, ffi, lib, new_handle, raise_status
-from s3dlio._stores.base import ObjectStat, Store, WriterStats
+from s3dlio._stores.base import ObjectStat, Store, WriterStats, folder_error
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class FileStream:
         status = lib.s3dlio_writer_write(self._writer, data, nbytes, self._taken)
         done = 0
         while status == -errno.EAGAIN:
+            _cancel.check()
             done += self._taken[0]
             status = lib.s3dlio_writer_write(self._writer, data + done, nbytes - done, self._taken)
         if status < 0:
@@ -64,7 +65,7 @@ class FileStream:
 
     def finish(self) -> None:
         while (status := lib.s3dlio_writer_close(self._writer)) == -errno.EAGAIN:
-            pass
+            _cancel.check()
         check(status, "finalize", self._uri)
 
     def abort(self) -> None:
@@ -119,6 +120,7 @@ class FileSource:
                 result: int = lib.s3dlio_reader_read(self._reader, data, len(data), start, ffi.NULL)
                 if result != -errno.EAGAIN:
                     break
+                _cancel.check()
         except BaseException:
             self._let_go()
             raise
@@ -237,12 +239,7 @@ class FileStore(Store):
                 _refuse_mount_point(path, uri)
                 shutil.rmtree(path)
             else:
-                raise _errors.NotAnObjectError(
-                    f"delete {uri}: is a folder; recursive=True deletes all that is in it",
-                    operation="delete",
-                    uri=str(uri),
-                    errno=errno.EISDIR,
-                )
+                raise folder_error("delete", uri)
         except _errors.S3dlioError:
             raise
         except OSError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError, NotFoundError
 from s3dlio._native import ffi
-from s3dlio._stores.base import Block, ObjectStat, StagedStream, Store
+from s3dlio._stores.base import Block, ObjectStat, StagedStream, Store, folder_error
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class MemoryStore(Store):
                 yield Uri(uri.scheme, uri.container, key)
 
     def delete(self, uri: Uri, recursive: bool) -> None:
+        if not recursive and (not uri.key or uri.key.endswith("/")):
+            raise folder_error("delete", uri)
         doomed = self._keys(uri, uri.key.rstrip("/") + "/" if uri.key else "") if recursive else [uri.key]
         with self._lock:
             for key in doomed:

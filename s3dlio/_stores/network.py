@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from s3dlio._errors import InvalidInputError
+
+
+class _AsItIs:
+    def __repr__(self) -> str:
+        return "<as it is>"
+
+
+# For a setting that is not named.
+AS_IT_IS: Any = _AsItIs()
 
 
 class Deadlines(Protocol):

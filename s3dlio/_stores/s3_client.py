@@ -20,7 +20,7 @@ import awscrt.io
 import awscrt.s3
 
 from s3dlio._stores import s3_clock
-from s3dlio._stores.s3_credentials import provider_of
+from s3dlio._stores.s3_credentials import ask_function, provider_of
 from s3dlio._stores.s3_http import Answer, Call, Exchange, Pool
 from s3dlio._stores.s3_request import Request
 from s3dlio._stores.s3_settings import S3Settings
@@ -39,14 +39,20 @@ class _Client:
     def __init__(self, settings: S3Settings, is_secure: bool) -> None:
         self._settings = settings
         loops = awscrt.io.EventLoopGroup(_EVENT_LOOPS)
+        # Set when its threads have ended, after it was let go.
+        self.has_ended: threading.Event = loops.shutdown_event
         self._bootstrap = awscrt.io.ClientBootstrap(loops, awscrt.io.DefaultHostResolver(loops))
         self._tls = None
         if is_secure:
             options = awscrt.io.TlsContextOptions()
+            settings.check_bundle()
             if settings.ca_bundle:
                 options.override_default_trust_store_from_path(ca_filepath=settings.ca_bundle)
             self._tls = awscrt.io.ClientTlsContext(options)
-        self._provider = None if settings.anonymous else provider_of(settings, self._bootstrap)
+        self._function = None if settings.anonymous else settings.credentials
+        self._provider = None
+        if not settings.anonymous and settings.credentials is None:
+            self._provider = provider_of(settings, self._bootstrap)
         self._signing: tuple[float, Any] = (0.0, None)
         self._pools: dict[str, Pool] = {}
         self._lock = threading.Lock()
@@ -63,16 +69,20 @@ class _Client:
 
     def signing(self) -> Any:
         """How to sign now: it carries the date."""
+        if self._function is not None:
+            return self._sign_as(ask_function(self._function))
         if self._provider is None:
             return None
         now = time.monotonic()
         since, config = self._signing
         if config is None or now - since > _MAX_SIGNING_AGE:
-            config = awscrt.s3.create_default_s3_signing_config(
-                region=self._settings.region or "", credential_provider=self._provider
-            )
+            config = self._sign_as(self._provider)
             self._signing = now, config
         return config
+
+    def _sign_as(self, provider: Any) -> Any:
+        region = self._settings.region or ""
+        return awscrt.s3.create_default_s3_signing_config(region=region, credential_provider=provider)
 
     def close(self) -> None:
         with self._lock:
@@ -132,15 +142,18 @@ class Connection:
     def is_busy(self) -> bool:
         return bool(self._requests)
 
-    def close(self) -> None:
-        """Breaks off what is under way and lets the client go; the next request makes a new one."""
+    def close(self) -> threading.Event | None:
+        """Breaks off what is under way and lets the client go; the next request makes a new one.  Returns what will be
+        set when its threads have ended."""
         with self._lock:
             requests = list(self._requests)
             client, self._client = self._client, None
         for request in requests:
             request.cancel()
-        if client is not None:
-            client.close()
+        if client is None:
+            return None
+        client.close()
+        return client.has_ended
 
     def has_client(self) -> bool:
         return self._client is not None
@@ -175,6 +188,9 @@ class Connection:
             return self._client
 
 
+# How long a fork waits at most, in seconds, for the threads of idle clients.
+_FORK_WAIT = 2.0
+
 _connections: dict[S3Settings, Connection] = {}
 _making = threading.Lock()
 
@@ -194,11 +210,17 @@ def connection_for(settings: S3Settings) -> Connection:
 
 def _before_fork() -> None:
     idle = [connection for connection in _connections.values() if connection.has_client() and not connection.is_busy()]
-    for connection in idle:
-        connection.close()
-    if idle and threading.current_thread() is threading.main_thread():
-        gc.collect()
-        awscrt.common.join_all_native_threads(timeout_sec=2.0)
+    ended = [connection.close() for connection in idle]
+    if not idle or threading.current_thread() is not threading.main_thread():
+        return
+    gc.collect()
+    deadline = time.monotonic() + _FORK_WAIT
+    for event in ended:
+        if event is not None:
+            event.wait(max(0.0, deadline - time.monotonic()))
+    # The last of their threads may be in its last lines.  Not for longer: those of busy clients stay, and in the child
+    # of a fork those that the parent had are still counted.
+    awscrt.common.join_all_native_threads(timeout_sec=0.01)
 
 
 def _in_child() -> None:

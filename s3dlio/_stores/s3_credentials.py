@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import awscrt.auth
 
 from s3dlio import _errors
-from s3dlio._logging import logger
-from s3dlio._stores.s3_settings import S3Settings
+from s3dlio._stores.s3_settings import Credentials, S3Settings, shared_files
+
+
+class FunctionFailedError(Exception):
+    """The function that was to give the credentials did not."""
+
+
+def ask_function(function: Callable[[], Credentials]) -> Any:
+    """A provider of what a function of the caller's gives now.  Not awscrt's provider for that: it prints what the
+    function raises, and tells us nothing of it."""
+    try:
+        return awscrt.auth.AwsCredentialsProvider.new_static(*function())
+    except Exception as error:
+        kind = type(error).__name__
+    # Not from the error: its text may hold a secret.
+    raise FunctionFailedError(f"the function for credentials failed: {kind}")
 
 
 def provider_of(settings: S3Settings, bootstrap: Any) -> Any:
     provider = awscrt.auth.AwsCredentialsProvider
-    if settings.credentials is not None:
-        own = settings.credentials
-
-        def delegate() -> Any:
-            try:
-                return awscrt.auth.AwsCredentials(*own())
-            except Exception as error:  # its text may hold a secret, and would be printed
-                logger.error("the function for credentials failed: %s", type(error).__name__)
-                raise RuntimeError(f"the function for credentials failed: {type(error).__name__}") from None
-
-        return provider.new_delegate(delegate)
     if settings.access_key_id:
         return provider.new_static(settings.access_key_id, settings.secret_access_key, settings.session_token)
     if settings.profile:
         try:
             return provider.new_profile(bootstrap, profile_name=settings.profile)
         except Exception as error:
-            raise _errors.InvalidInputError(f"the AWS profile {settings.profile!r} cannot be used: {error}") from error
+            places = " and ".join(path for path, _ in shared_files(os.environ))
+            text = f"the AWS profile {settings.profile!r} cannot be used, as {places} are: {error}"
+            raise _errors.InvalidInputError(text) from error
+    _check_environment()
     if settings.endpoint_url and not any(
         os.environ.get(name)
         for name in (
@@ -47,3 +54,12 @@ def provider_of(settings: S3Settings, bootstrap: Any) -> Any:
             providers.append(provider.new_profile(bootstrap))
         return provider.new_chain(providers)
     return provider.new_default_chain(bootstrap)
+
+
+def _check_environment() -> None:
+    """One without the other would be passed over, for whatever comes next in the chain."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    given = [name for name in names if os.environ.get(name)]
+    if len(given) == 1:
+        missing = names[1 - names.index(given[0])]
+        raise _errors.InvalidInputError(f"{given[0]} is set in the environment, and {missing} is not")

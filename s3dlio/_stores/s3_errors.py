@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from s3dlio import _errors
+from s3dlio._stores.s3_credentials import FunctionFailedError
 from s3dlio._stores.s3_http import Answer, Call
 
 _PASSING = {
@@ -42,9 +43,20 @@ _STATUSES: dict[int, type[_errors.S3dlioError]] = {
 }
 
 
+# The answer to a HEAD has no body that would say more than its status.
+_WORDS = {
+    301: "the bucket is elsewhere",
+    400: "refused, and a HEAD request is not told why",
+    401: "the credentials are not accepted",
+    403: "access is denied, or the credentials are wrong",
+    404: "there is no such object, or no such bucket",
+}
+
+
 def error_of_answer(answer: Answer, code: str, message: str, call: Call) -> _errors.S3dlioError:
     kind = _CODES.get(code) or _STATUSES.get(answer.status) or _errors.StorageError
-    parts = [part for part in (f"HTTP {answer.status}", code, message) if part]
+    words = message or ("" if code else _WORDS.get(answer.status, ""))
+    parts = [part for part in (f"HTTP {answer.status}", code, words) if part]
     if code in ("SlowDown", "ThrottlingException") or answer.status == 429:
         parts.append("the store throttles its clients: send fewer requests at once")
     region = answer.headers.get("x-amz-bucket-region")
@@ -67,20 +79,21 @@ def _refuses_checksums(status: int, code: str, message: str, call: Call) -> bool
     return status == 501 or (status == 400 and ("checksum" in words or "x-amz-" in words or code == "InvalidArgument"))
 
 
-def translate(error: Exception, call: Call) -> _errors.S3dlioError:
-    """An error of awscrt, or of ours."""
+def translate(error: Exception, call: Call, host: str) -> _errors.S3dlioError:
+    """An error of awscrt, or of ours, that a call to this host met."""
     if isinstance(error, _errors.S3dlioError):
         return error
+    if isinstance(error, FunctionFailedError):
+        return _errors.PermissionDeniedError(f"{call.what}: {error}", operation=call.operation, uri=call.uri)
     name = getattr(error, "name", type(error).__name__)
+    kind: type[_errors.S3dlioError] = _errors.StorageError
+    how = f"{host}: {name}: {getattr(error, 'message', error)}"
     if name in ("AWS_IO_SOCKET_TIMEOUT", "AWS_ERROR_HTTP_RESPONSE_FIRST_BYTE_TIMEOUT"):
-        kind: type[_errors.S3dlioError] = _errors.TimedOutError
+        kind = _errors.TimedOutError
     elif "CREDENTIALS" in name or "AUTH" in name or "AWS_AUTH_" in str(error):  # of a signing in Python
         kind = _errors.PermissionDeniedError
-    else:
-        kind = _errors.StorageError
-    hint = "; no credentials were found, see configure_s3()" if kind is _errors.PermissionDeniedError else ""
-    text = f"{call.what}: {name}: {getattr(error, 'message', error)}{hint}"
-    translated = kind(text, operation=call.operation, uri=call.uri)
+        how = f"no credentials to sign with, see configure_s3(): {name}: {getattr(error, 'message', error)}"
+    translated = kind(f"{call.what}: {how}", operation=call.operation, uri=call.uri)
     translated.__cause__ = error
     return translated
 

@@ -54,7 +54,8 @@ class DeclinedError(Exception):
 @dataclass
 class Call:
     """What to ask.  ``data`` is the body, ``into`` (a pointer) where the answer's goes, if not into `Answer`.
-    ``make_room`` finds that place when it is told the answer's headers, or raises `DeclinedError`."""
+    ``make_room`` finds that place when it is told the answer's headers, or raises `DeclinedError`.  ``about`` is what
+    errors name, if not the bucket and key."""
 
     operation: str
     method: str
@@ -66,10 +67,11 @@ class Call:
     into: Any = None
     make_room: Callable[[dict[str, str]], Any] | None = None
     accept: tuple[int, ...] = (200, 204, 206)
+    about: str | None = None
 
     @property
     def uri(self) -> str:
-        return f"s3://{self.bucket}/{self.key}"
+        return self.about or f"s3://{self.bucket}/{self.key}"
 
     @property
     def what(self) -> str:

@@ -103,7 +103,7 @@ class Request:
                 self._exchange = exchange
             exchange.begin()
         except Exception as error:  # it was never sent
-            self._end(translate(error, self._call))
+            self._end(self._translated(error))
 
     def _exchanged(self, exchange: Exchange, outcome: Answer | Exception) -> None:
         if exchange is not self._exchange:
@@ -111,7 +111,7 @@ class Request:
         try:
             self._take_in(exchange, outcome)
         except Exception as error:  # of ours; without an end the caller would wait for ever
-            self._end(translate(error, self._call))
+            self._end(self._translated(error))
 
     def _take_in(self, exchange: Exchange, outcome: Answer | Exception) -> None:
         if isinstance(outcome, Answer):
@@ -119,9 +119,9 @@ class Request:
         elif isinstance(outcome, DeclinedError):
             self._end(outcome)
         elif isinstance(outcome, _errors.S3dlioError) or not is_final(outcome):
-            self._again(exchange, translate(outcome, self._call))
+            self._again(exchange, self._translated(outcome))
         else:
-            self._end(translate(outcome, self._call))
+            self._end(self._translated(outcome))
 
     def _judge(self, exchange: Exchange, answer: Answer) -> None:
         failure = s3_xml.error_of(answer.body)
@@ -177,4 +177,12 @@ class Request:
             on_done(result)
 
     def _timed_out(self, how: str) -> _errors.TimedOutError:
-        return _errors.TimedOutError(f"{self._call.what}: {how}", operation=self._call.operation, uri=self._call.uri)
+        call = self._call
+        text = f"{call.what}: {self._host()}: {how}"
+        return _errors.TimedOutError(text, operation=call.operation, uri=call.uri)
+
+    def _translated(self, error: Exception) -> _errors.S3dlioError:
+        return translate(error, self._call, self._host())
+
+    def _host(self) -> str:
+        return self._connection.place(self._call.bucket, self._call.key)[0]

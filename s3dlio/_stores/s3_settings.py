@@ -8,12 +8,13 @@ from __future__ import annotations
 import configparser
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from s3dlio._errors import InvalidInputError
+from s3dlio._stores.network import AS_IT_IS as _AS_IT_IS
 from s3dlio._stores.network import check_deadlines, check_endpoint
 
 ADDRESSINGS = ("auto", "path", "virtual")
@@ -60,11 +61,35 @@ class S3Settings:
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise InvalidInputError("access_key_id and secret_access_key belong together")
 
+    def check_bundle(self) -> None:
+        """Not with the others: a file may come later than the settings."""
+        if self.ca_bundle is not None and not Path(self.ca_bundle).is_file():
+            raise InvalidInputError(f"ca_bundle {self.ca_bundle!r} is no file")
+
 
 _configured: dict[str, Any] = {}
 
 
-def configure_s3(**settings: Any) -> None:
+def configure_s3(
+    *,
+    endpoint_url: str | None = _AS_IT_IS,
+    region: str | None = _AS_IT_IS,
+    profile: str | None = _AS_IT_IS,
+    access_key_id: str | None = _AS_IT_IS,
+    secret_access_key: str | None = _AS_IT_IS,
+    session_token: str | None = _AS_IT_IS,
+    credentials: Callable[[], Credentials] | None = _AS_IT_IS,
+    anonymous: bool | None = _AS_IT_IS,
+    addressing: str | None = _AS_IT_IS,
+    ca_bundle: str | None = _AS_IT_IS,
+    checksums: bool | None = _AS_IT_IS,
+    verify: str | None = _AS_IT_IS,
+    connect_timeout: float | None = _AS_IT_IS,
+    stall_timeout: float | None = _AS_IT_IS,
+    operation_timeout: float | None = _AS_IT_IS,
+    retries: int | None = _AS_IT_IS,
+    backoff: float | None = _AS_IT_IS,
+) -> None:
     """Says how S3 is reached, from now on and for the whole process; what is under way goes on as it began.
 
     Only what is named changes; ``None`` goes back to the environment or the default.  In brackets where a setting
@@ -104,12 +129,10 @@ def configure_s3(**settings: Any) -> None:
 
     Raises TypeError for an unknown name or a wrong type, InvalidInputError for a value out of range.
     """
-    known = {setting.name for setting in fields(S3Settings)}
-    if unknown := sorted(set(settings) - known):
-        raise TypeError(f"configure_s3() has no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    given = {name: value for name, value in locals().items() if value is not _AS_IT_IS}
     global _configured
-    changed = {name: value for name, value in (_configured | settings).items() if value is not None}
-    S3Settings(**changed)
+    changed = {name: value for name, value in (_configured | given).items() if value is not None}
+    S3Settings(**changed).check_bundle()
     _configured = changed  # at once: other threads read it
 
 
@@ -117,7 +140,7 @@ def current_settings() -> S3Settings:
     """The settings that hold now."""
     environment, configured = os.environ, _configured
     profile = configured.get("profile") or environment.get("AWS_PROFILE") or "default"
-    found = _from_profile(profile, *_shared_files(environment)) | _from_environment(environment)
+    found = _from_profile(profile, *shared_files(environment)) | _from_environment(environment)
     if environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         found.pop("endpoint_url", None)
     return _settings_of(tuple(({"region": "us-east-1"} | found | configured).items()))
@@ -143,7 +166,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _shared_files(environment: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+def shared_files(environment: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
     """The shared files and when they changed."""
     paths = (
         environment.get("AWS_CONFIG_FILE") or "~/.aws/config",

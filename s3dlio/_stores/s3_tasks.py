@@ -17,7 +17,7 @@ from urllib.parse import quote
 from s3dlio import _errors
 from s3dlio._native import crc32c, ffi, new_bytes, pointer
 from s3dlio._stores import s3_xml
-from s3dlio._stores.base import ObjectStat, StaleUpload
+from s3dlio._stores.base import ObjectStat, StaleUpload, folder_error
 from s3dlio._stores.s3_client import Connection
 from s3dlio._stores.s3_http import Answer, Call, DeclinedError
 from s3dlio._stores.s3_request import Request
@@ -228,13 +228,14 @@ class S3Tasks:
         query = f"list-type=2&encoding-type=url&prefix={quote(prefix, safe='')}{more}"
         if token is not None:
             query = f"continuation-token={quote(token, safe='')}&{query}"
-        answer = await self.connection.ask(Call("ListObjectsV2", "GET", uri.container, query=query))
+        answer = await self.connection.ask(Call("ListObjectsV2", "GET", uri.container, query=query, about=str(uri)))
         return _parsed(functools.partial(s3_xml.parse_list, answer.body), "list", uri)
 
     async def delete(self, uri: Uri, recursive: bool) -> None:
         check_name(uri, "delete")
         if not recursive:
-            check_object(uri, "delete", kind=_errors.NotAnObjectError)
+            if not uri.key or uri.key.endswith("/"):
+                raise folder_error("delete", uri)
             await self.connection.ask(Call("DeleteObject", "DELETE", uri.container, uri.key))
             return
         batch: list[str] = []
@@ -249,8 +250,9 @@ class S3Tasks:
     async def _delete_batch(self, uri: Uri, keys: Sequence[str]) -> None:
         body = s3_xml.delete_request(keys)
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        headers = [("content-md5", digest)]
         answer = await self.connection.ask(
-            Call("DeleteObjects", "POST", uri.container, query="delete=", headers=[("content-md5", digest)], data=body)
+            Call("DeleteObjects", "POST", uri.container, "", "delete=", headers, body, about=str(uri))
         )
         failed = _parsed(lambda: s3_xml.parse_delete(answer.body), "delete", uri)
         if failed:
@@ -294,9 +296,10 @@ class S3Tasks:
             query = f"uploads=&encoding-type=url&prefix={quote(uri.key, safe='')}"
             if after is not None:
                 query += f"&key-marker={quote(after[0], safe='')}&upload-id-marker={quote(after[1], safe='')}"
-            body = (await self.connection.ask(Call("ListMultipartUploads", "GET", uri.container, query=query))).body
+            call = Call("ListMultipartUploads", "GET", uri.container, query=query, about=str(uri))
+            answer = await self.connection.ask(call)
             before = after
-            found, after = _parsed(functools.partial(s3_xml.parse_uploads, body), "list stale uploads", uri)
+            found, after = _parsed(functools.partial(s3_xml.parse_uploads, answer.body), "list stale uploads", uri)
             if after is not None and after == before:
                 raise _errors.StorageError(f"list {uri}: the store repeats a page", operation="list", uri=str(uri))
             folder = uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"

@@ -80,11 +80,11 @@ async def put_whole(
             operation="put",
             uri=str(uri),
         )
-    await check_stored(connection, uri, len(data), crc, verify)
+    await check_stored(connection, uri, len(data), crc, etag, verify)
     return etag
 
 
-async def check_stored(connection: Connection, uri: Uri, size: int, crc: int, verify: str) -> None:
+async def check_stored(connection: Connection, uri: Uri, size: int, crc: int, etag: str, verify: str) -> None:
     """Asks the store what it has.  What it has acknowledged stands, also when it does not tell."""
     if verify == "none":
         return
@@ -98,10 +98,13 @@ async def check_stored(connection: Connection, uri: Uri, size: int, crc: int, ve
     found = answer.headers.get("content-length")
     stored = whole_crc(answer)
     is_wrong = verify == "checksum" and stored and stored != base64_crc(crc)
+    tag = answer.headers.get("etag", "")
+    if not stored:  # then the tag is what tells it from another object of its size
+        is_wrong = tag.strip('"') not in ("", etag.strip('"'))
     if found != str(size) or is_wrong:
         text = (
-            f"finalize {uri}: {found} bytes with the checksum {stored or 'unknown'} stand there, and {size} with "
-            f"{base64_crc(crc)} were sent: they are lost, or another writer has replaced them"
+            f"finalize {uri}: {found} bytes with the checksum {stored or 'unknown'} stand there as {tag}, and {size} "
+            f"with {base64_crc(crc)} were stored as {etag}: they are lost, or another writer has replaced them"
         )
         raise _errors.CorruptDataError(text, operation="finalize", uri=str(uri))
 
@@ -339,7 +342,7 @@ class S3Sink:
     async def _verify(self, size: int, crc32c: int) -> None:
         self.acknowledged = True
         try:
-            await check_stored(self._connection, self._uri, size, crc32c, self._verify_what)
+            await check_stored(self._connection, self._uri, size, crc32c, self.etag or "", self._verify_what)
         except _errors.CorruptDataError:
             self.acknowledged = False
             raise
@@ -349,7 +352,7 @@ class S3Sink:
 
         def done(result: Answer | Exception) -> None:
             if isinstance(result, Exception) and not isinstance(result, _errors.NotFoundError):
-                logger.warning("%s: an unfinished upload is left in the store", result)
+                logger.warning("%s: an unfinished upload is left, for abort_stale_uploads() to remove", result)
 
         return self._connection.begin(abort_call(self._uri, self._upload or ""), done)
 

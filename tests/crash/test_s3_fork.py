@@ -54,3 +54,50 @@ def test_child_that_waits_for_a_lock_of_the_parent_is_seen_to_hang(s3: str) -> N
 def test_worker_with_other_data_is_seen(s3: str) -> None:
     """A planted fault."""
     assert run(place=f"{s3}/stale", how="loader", client="stale", rounds=1)["wrong"] > 0
+
+
+FORKS = """
+import os, sys, threading, time, warnings
+import s3dlio
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+uri = sys.argv[1]
+s3dlio.put(uri, b"content")
+stop = threading.Event()
+
+def ask(pause):
+    while not stop.wait(pause):
+        s3dlio.get(uri)
+
+def fork():
+    began = time.monotonic()
+    child = os.fork()
+    os.write(1, f"{time.monotonic() - began:.3f}\\n".encode())
+    return child
+
+threads = [threading.Thread(target=ask, args=(pause,)) for pause in (0, 0.001, 0.003)]
+for thread in threads:
+    thread.start()
+time.sleep(0.2)
+for _ in range(10):
+    child = fork()
+    if child == 0:
+        s3dlio.get(uri)
+        grandchild = fork()
+        if grandchild:
+            os.waitpid(grandchild, 0)
+        os._exit(0)
+    os.waitpid(child, 0)
+stop.set()
+"""
+
+
+def test_fork_waits_for_no_thread_of_another(s3: str) -> None:
+    # Neither for those of a client in use, nor in a child for those that its parent had: that took 2 s.
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, f"{s3}/forks"], capture_output=True, text=True, timeout=100, check=True
+    )
+    assert not done.stderr
+    took = [float(line) for line in done.stdout.split()]
+    assert len(took) == 40  # each fork is told of on both sides
+    assert sorted(took)[-3] < 1.0  # not a busy machine's two worst

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -75,3 +76,19 @@ def test_client_that_does_not_verify_is_caught(moto: str, liar: Proxy, tmp_path:
     with liar.breaking(Fault("not stored", "CompleteMultipartUpload")):
         WRITES["stream in parts"].do(f"{moto}/planted", bytes(WRITES["stream in parts"].size), tmp_path)
     assert not s3dlio.exists(f"{moto}/planted")
+
+
+@pytest.mark.parametrize("operation", ["PutObject", "CompleteMultipartUpload"])
+def test_older_object_of_the_same_size_is_told_apart_by_its_tag(moto: str, liar: Proxy, operation: str) -> None:
+    s3dlio.configure_s3(checksums=False)
+    size = 1000 if operation == "PutObject" else 11 << 20
+    uri = f"{moto}/alike"
+    for byte, expected in ((b"a", None), (b"b", s3dlio.CorruptDataError), (b"c", None)):
+        faults = [Fault("not stored", operation)] if expected else []
+        with liar.breaking(*faults), contextlib.ExitStack() as stack:
+            if expected:
+                stack.enter_context(pytest.raises(expected, match="lost"))
+            with s3dlio.open_writer(uri, buffer_size=5 << 20) as writer:
+                writer.write_chunk(byte * size)
+        assert s3dlio.get(uri)[:1] == (b"a" if expected else byte)
+    s3dlio.delete(uri)

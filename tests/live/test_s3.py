@@ -398,12 +398,12 @@ def test_writers_in_garbage_do_not_stop_the_others(s3: str) -> None:
         writer.write_chunk(bytes(2 * PART))
         cycle: list[object] = [writer]
         cycle.append(cycle)
+        s3_client.close_all()
         with pytest.warns(ResourceWarning, match="dropped unfinished"):
             del writer, cycle
             before = gc.get_threshold()
             gc.set_threshold(1)
             try:
-                s3_client.close_all()
                 found = s3dlio.list(f"{s3}/garbage")
             finally:
                 gc.set_threshold(*before)
