@@ -138,12 +138,12 @@ class Large:
         self._gets = gets
         self._limit_mib = limit_mib
 
-    def compare(self, cpu_targets: dict[str, float], more: Callable[[], None] = lambda: None) -> None:
+    def compare(self, cpu_targets: dict[str, float], more: Callable[[int], None] = lambda nbytes: None) -> None:
         contest = self._contest
         nbytes = contest.pick(full=512 * MIB, quick=64 * MIB)
         self.put(nbytes, self._puts, cpu_targets)
         self.get(nbytes, self._gets)
-        more()
+        more(nbytes)
         if not contest.quick:
             self.put(GIB, self._puts[:1], {})
             self.get(GIB, self._gets[:1])
@@ -170,7 +170,7 @@ class Large:
             settle=self._place != NULL,
         )
 
-    def get(self, nbytes: int, contenders: list[str]) -> None:
+    def get(self, nbytes: int, contenders: list[str], how: str = "") -> None:
         key = f"large-{nbytes}"
         if self._place != NULL:
             import s3dlio
@@ -179,7 +179,7 @@ class Large:
             self._contest.worker(self._puts[0]).run("", key, nbytes)
             assert s3dlio.stat(f"{self._bucket}/{key}")["size"] == nbytes
         self._contest.case(
-            f"GET of {nbytes // MIB} MiB, {self._place}",
+            f"GET of {nbytes // MIB} MiB, {self._place}{how}",
             (key,),
             nbytes / 1e9,
             "GB/s",

@@ -50,6 +50,27 @@ def ours_get() -> Run:
     return lambda path, key: receive(lambda: s3dlio.get(f"s3://{BUCKET}/{key}"))
 
 
+def ours_into() -> Run:
+    import s3dlio
+
+    kept: list[bytearray] = []
+
+    def get(path: str, key: str) -> dict[str, Any]:
+        with s3dlio.open_reader(f"s3://{BUCKET}/{key}") as reader:
+            size = reader.seek(0, io.SEEK_END)
+            reader.seek(0)
+            if not kept:
+                kept.append(bytearray(size))
+
+            def read() -> bytearray:
+                reader.readinto(kept[0])
+                return kept[0]
+
+            return receive(read)
+
+    return get
+
+
 def ours_many() -> Run:
     import s3dlio
 
@@ -226,6 +247,11 @@ GETS = (
     Contender("boto3, download_fileobj()", boto3_download, **BOTO3),
     Contender("reference's get()", ours_get, **REFERENCE),
 )
+# In memory that is kept from one to the next, as the others keep theirs by themselves.
+GETS_INTO = (
+    Contender("s3dlio, open_reader().readinto()", ours_into),
+    Contender("obstore, get().bytes() again", obstore_get, target=1.0, **OBSTORE),
+)
 MANY = (
     Contender("s3dlio, get_many()", ours_many),
     Contender("obstore, get_async()", obstore_many, target=1.0, **OBSTORE),
@@ -270,13 +296,17 @@ def compare(contest: Race, place: str, url: str) -> None:
     connect(url)
     bucket = f"s3://{BUCKET}"
     s3dlio.create_bucket(bucket)
-    count = contest.pick(full=5_000, quick=500)
     large = Large(contest, bucket, place, names(PUTS), names(GETS), LIMIT_MIB)
-    large.compare(CPU_TARGETS, lambda: many(contest, place, count))
+
+    def more(nbytes: int) -> None:
+        large.get(nbytes, names(GETS_INTO), ", into kept memory")
+        many(contest, place, contest.pick(full=5_000, quick=500))
+
+    large.compare(CPU_TARGETS, more)
 
 
 def main() -> None:
-    with Race(__file__, "S3: large objects and small ones", (*PUTS, *GETS, *MANY)) as contest:
+    with Race(__file__, "S3: large objects and small ones", (*PUTS, *GETS, *GETS_INTO, *MANY)) as contest:
         seaweed = partial(clients.server_of, clients.of_the_tests().start_seaweed)
         places = {NULL: clients.null_endpoint, "SeaweedFS": seaweed}
         clients.at_each_place(contest, places, partial(compare, contest))

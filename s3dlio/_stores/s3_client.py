@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import awscrt.common
@@ -21,9 +21,12 @@ import awscrt.s3
 
 from s3dlio._stores import s3_clock
 from s3dlio._stores.s3_credentials import ask_function, provider_of
-from s3dlio._stores.s3_http import Answer, Call, Exchange, Pool
+from s3dlio._stores.s3_http import Answer, AnyPool, Call, Exchange, Pool
 from s3dlio._stores.s3_request import Request
 from s3dlio._stores.s3_settings import S3Settings
+
+if TYPE_CHECKING:
+    from s3dlio._stores.s3_bulk import BulkPool
 
 # One event loop moves 10 Gbit/s.  More of them help where there are processors to run them beside the caller: with TLS
 # the most, since only what is done outside of Python goes on at the same time.
@@ -55,17 +58,35 @@ class _Client:
             self._provider = provider_of(settings, self._bootstrap)
         self._signing: tuple[float, Any] = (0.0, None)
         self._pools: dict[str, Pool] = {}
+        self._bulk_pools: dict[str, BulkPool] = {}
         self._lock = threading.Lock()
 
     def pool(self, netloc: str) -> Pool:
         with self._lock:
             found = self._pools.get(netloc)
             if found is None:
-                parts = urlsplit(f"//{netloc}")
-                port = parts.port or (443 if self._tls is not None else 80)
+                host, port = self._place(netloc)
                 timeout = self._settings.connect_timeout
-                found = self._pools[netloc] = Pool(parts.hostname or "", port, self._bootstrap, self._tls, timeout)
+                found = self._pools[netloc] = Pool(host, port, self._bootstrap, self._tls, timeout)
             return found
+
+    def bulk_pool(self, netloc: str) -> BulkPool:
+        from s3dlio._stores import s3_bulk  # with Python's TLS, which not everybody needs
+
+        header = self.pool(netloc).host_header
+        with self._lock:
+            found = self._bulk_pools.get(netloc)
+            if found is None:
+                host, port = self._place(netloc)
+                tls = s3_bulk.tls_context(self._settings.ca_bundle) if self._tls is not None else None
+                found = self._bulk_pools[netloc] = s3_bulk.BulkPool(
+                    host, port, header, tls, self._settings.connect_timeout
+                )
+            return found
+
+    def _place(self, netloc: str) -> tuple[str, int]:
+        parts = urlsplit(f"//{netloc}")
+        return parts.hostname or "", parts.port or (443 if self._tls is not None else 80)
 
     def signing(self) -> Any:
         """How to sign now: it carries the date."""
@@ -86,8 +107,9 @@ class _Client:
 
     def close(self) -> None:
         with self._lock:
-            pools, self._pools = self._pools, {}
-        for pool in pools.values():
+            pools: list[AnyPool] = [*self._pools.values(), *self._bulk_pools.values()]
+            self._pools, self._bulk_pools = {}, {}
+        for pool in pools:
             pool.close()
 
 
@@ -122,6 +144,10 @@ class Connection:
         """For a request: one attempt."""
         host, path = self.place(call.bucket, call.key)
         client = self.client()
+        if call.is_long():
+            from s3dlio._stores.s3_bulk import BulkExchange
+
+            return BulkExchange(client.bulk_pool(host), call, path, client.signing, on_done)
         return Exchange(client.pool(host), call, path, client.signing, on_done)
 
     def add(self, request: Request) -> None:

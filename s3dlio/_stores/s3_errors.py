@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
+
 from s3dlio import _errors
 from s3dlio._stores.s3_credentials import FunctionFailedError
 from s3dlio._stores.s3_http import Answer, Call
@@ -15,8 +18,9 @@ _PASSING = {
     "ThrottlingException",
 }
 
-# Of awscrt.
+# Of awscrt, and of Python's sockets.
 _FINAL = {
+    "SSLCertVerificationError",
     "AWS_ERROR_INVALID_ARGUMENT",
     "AWS_ERROR_HTTP_INVALID_HEADER_VALUE",
     "AWS_ERROR_HTTP_INVALID_PATH",
@@ -88,7 +92,7 @@ def translate(error: Exception, call: Call, host: str) -> _errors.S3dlioError:
     name = getattr(error, "name", type(error).__name__)
     kind: type[_errors.S3dlioError] = _errors.StorageError
     how = f"{host}: {name}: {getattr(error, 'message', error)}"
-    if name in ("AWS_IO_SOCKET_TIMEOUT", "AWS_ERROR_HTTP_RESPONSE_FIRST_BYTE_TIMEOUT"):
+    if name in ("AWS_IO_SOCKET_TIMEOUT", "AWS_ERROR_HTTP_RESPONSE_FIRST_BYTE_TIMEOUT", "TimeoutError"):
         kind = _errors.TimedOutError
     elif "CREDENTIALS" in name or "AUTH" in name or "AWS_AUTH_" in str(error):  # of a signing in Python
         kind = _errors.PermissionDeniedError
@@ -100,6 +104,8 @@ def translate(error: Exception, call: Call, host: str) -> _errors.S3dlioError:
 
 def is_final(error: Exception) -> bool:
     """Whether the same call would fail again."""
+    if isinstance(error, (OSError, http.client.HTTPException)):  # of a socket
+        return type(error).__name__ in _FINAL or getattr(error, "errno", None) == socket.EAI_NONAME
     name = getattr(error, "name", "")
     if not name:
         return True  # an exception of our own callbacks

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import awscrt.auth
 import awscrt.http
@@ -31,11 +31,16 @@ _MAX_ANSWER = 16 << 20
 # As many as need not wait for each other; get_many() has 64 on their way.
 _MAX_CONNECTIONS = 128
 
+# What a socket is given or asked for at once; a byte has moved when this has.
+PIECE = 256 << 10
+
+_LONG = 1 << 20
+
 # Exchanges that are begun within each other.
 _MAX_DEPTH = 16
 
 # S3 closes a connection that is idle for longer than some 20 s; a request that meets that has to be repeated.
-_MAX_IDLE = 10.0
+MAX_IDLE = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,10 @@ class Call:
     make_room: Callable[[dict[str, str]], Any] | None = None
     accept: tuple[int, ...] = (200, 204, 206)
     about: str | None = None
+
+    def is_long(self) -> bool:
+        """Whether a body is worth a thread of its own while it is on its way, see s3_bulk.py."""
+        return max(len(self.data or b""), len(self.into) if self.into is not None else 0) >= _LONG
 
     @property
     def uri(self) -> str:
@@ -109,10 +118,38 @@ class _Body:
         self._position = base[whence] + offset
         return self._position
 
+    def send_by(self, send: Callable[[memoryview], int]) -> bool:
+        """Piece by piece, for whoever sends by himself.  False when ``send`` sent nothing, and so wants no more."""
+        while self._position < self.size:
+            with self._lock:
+                if self._data is None:
+                    raise _errors.ClosedError("the request was broken off")
+                count = send(self._data[self._position : self._position + PIECE])
+            if count == 0:
+                return False
+            self._position += count
+            self._moved()
+        return True
+
     def take_away(self) -> None:
         with self._lock:
             self._data = None
         self._moved = lambda: None
+
+
+class AnyPool(Protocol):
+    """Where an exchange gets its connection."""
+
+    host_header: str
+
+    def lend(self, exchange: Any) -> None:
+        """Gives the exchange a connection, now or when there is one."""
+
+    def take_back(self, connection: Any, is_whole: bool) -> None:
+        """The end of a loan: ``is_whole`` if the connection can serve another exchange."""
+
+    def close(self) -> None:
+        """Lets go of all that are idle, and of the others when they come back."""
 
 
 class Exchange:
@@ -120,7 +157,7 @@ class Exchange:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: AnyPool,
         call: Call,
         path: str,
         signing: Callable[[], Any],
@@ -235,7 +272,7 @@ class Exchange:
 
     def _refuse(self, error: Exception) -> None:
         """Breaks off an answer that is not wanted; awscrt would print an exception of its callbacks."""
-        self._own_error = error
+        self._own_error = error.with_traceback(None)  # whose frames lead here
         self._connection.close()
 
     def _take(self, chunk: bytes) -> None:
@@ -257,7 +294,11 @@ class Exchange:
 
     def _completed(self, future: Any) -> None:
         error = future.exception()
-        self._give_back(is_whole=error is None and self._own_error is None)
+        self._finish(error, is_whole=error is None and self._own_error is None)
+
+    def _finish(self, error: Exception | None, is_whole: bool) -> None:
+        """The end: ``is_whole`` if the connection can serve another."""
+        self._give_back(is_whole)
         if self._own_error is not None:
             self._end(self._own_error)
         elif error is not None and not (self._status >= 400 and self._received == self._announced(-1)):
@@ -318,13 +359,12 @@ class Pool:
         self._is_closed = False
 
     def lend(self, exchange: Exchange) -> None:
-        """Gives the exchange a connection, now or when there is one."""
         now = time.monotonic()
         found, stale = None, []
         with self._lock:
             while self._idle and found is None:
                 connection, since = self._idle.pop()  # the last that was used, so that others grow old
-                if now - since < _MAX_IDLE and connection.is_open():
+                if now - since < MAX_IDLE and connection.is_open():
                     found = connection
                 else:
                     stale.append(connection)
@@ -379,7 +419,6 @@ class Pool:
         future.add_done_callback(done)
 
     def take_back(self, connection: Any, is_whole: bool) -> None:
-        """The end of a loan: ``is_whole`` if the connection can serve another exchange."""
         if not is_whole or self._is_closed or not connection.is_open():
             connection.close()
             self._lost()
@@ -408,7 +447,6 @@ class Pool:
         return None
 
     def close(self) -> None:
-        """Lets go of all that are idle, and of the others when they come back."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from s3dlio._logging import logger
 from s3dlio._stores import s3_xml
 from s3dlio._stores.base import Block
 from s3dlio._stores.s3_client import Connection
-from s3dlio._stores.s3_clock import leave_work, run_left_work
+from s3dlio._stores.s3_clock import after, leave_work, run_left_work
 from s3dlio._stores.s3_http import Answer, Call
 from s3dlio._stores.s3_request import Request
 from s3dlio._tasks import Awaited, run
@@ -222,11 +223,27 @@ class S3Sink:
         if self._connection.settings.checksums:
             headers += [("x-amz-checksum-algorithm", "CRC32C"), ("x-amz-checksum-type", "FULL_OBJECT")]
         call = Call("CreateMultipartUpload", "POST", self._uri.container, self._uri.key, "uploads=", headers)
-        answer = await self._connection.ask(call)
+        request = self._connection.begin(call)
+        try:
+            answer = await request
+        except _errors.S3dlioError:
+            raise
+        except BaseException:  # broken off: it goes on by itself, so that there is somebody who aborts what it makes
+            request.on_end(lambda: after(0.0, lambda: self._drop_created(request)))
+            raise
+        return self._upload_id(answer)
+
+    def _upload_id(self, answer: Answer) -> str:
         try:
             return s3_xml.text(s3_xml.parse(answer.body, "InitiateMultipartUploadResult"), "UploadId")
         except s3_xml.MalformedAnswerError as error:
             raise self._error(f"the upload was not begun: {error}") from error
+
+    def _drop_created(self, request: Request) -> None:
+        """Nobody waits for this upload any more."""
+        with suppress(_errors.S3dlioError):
+            self._upload = self._upload_id(request.result())
+            self._drop_upload()
 
     def _send(self, block: Block) -> None:
         """Begins to store a part.  The stage lends so many blocks as may be under way."""

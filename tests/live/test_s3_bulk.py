@@ -1,0 +1,195 @@
+"""Long bodies over sockets: what a server of one's own can do to them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+import servers
+
+import s3dlio
+
+SIZE = 12 << 20
+REFUSAL = b"<Error><Code>AccessDenied</Code><Message>not here</Message></Error>"
+
+Head = dict[str, str]
+
+
+class Teller:
+    """A server on which each connection is served by ``serve(socket, head of a request)`` until that returns False."""
+
+    def __init__(self, serve: Callable[[socket.socket, str, Head], bool]) -> None:
+        self._serve = serve
+        self.requests = 0
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.over = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while not self.over.is_set():
+            self._listener.settimeout(0.1)
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            thread = threading.Thread(target=self._talk, args=(connection,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb", buffering=0) as file, suppress(OSError):
+            connection.settimeout(20)
+            while True:
+                lines = []
+                while (line := _line(file)) not in ("", "\r\n"):
+                    lines.append(line.strip())
+                if not lines:
+                    return
+                self.requests += 1
+                head = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines[1:])}
+                if not self._serve(connection, lines[0].split()[0], head):
+                    return
+
+    def stop(self) -> None:
+        self.over.set()
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        self._listener.close()
+
+
+def _line(file: socket.SocketIO) -> str:  # type: ignore[type-arg, unused-ignore]
+    line = b""
+    while not line.endswith(b"\n"):
+        try:
+            byte = file.read(1)
+        except OSError:
+            return ""
+        if not byte:
+            return ""
+        line += byte
+    return line.decode("latin-1")
+
+
+@pytest.fixture
+def tell(s3: str) -> Iterator[Callable[[Callable[[socket.socket, str, Head], bool]], Teller]]:
+    tellers: list[Teller] = []
+
+    def start(serve: Callable[[socket.socket, str, Head], bool]) -> Teller:
+        tellers.append(Teller(serve))
+        s3dlio.configure_s3(endpoint_url=tellers[-1].url, backoff=0.01, stall_timeout=3.0)
+        return tellers[-1]
+
+    yield start
+    servers.disconnect()
+    for teller in tellers:
+        teller.stop()
+    assert "s3dlio-s3-bulk" not in [thread.name for thread in threading.enumerate()]
+
+
+def answer(status: str, body: bytes = b"", more: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body
+
+
+def swallow(connection: socket.socket, nbytes: int) -> None:
+    while nbytes > 0:
+        got = len(connection.recv(min(nbytes, 1 << 20)))
+        if got == 0:
+            return
+        nbytes -= got
+
+
+@pytest.mark.parametrize("how", ["open", "closed", "half closed", "reads on"])
+def test_refusal_before_the_body_is_read_is_heard_at_once(tell: Callable[..., Teller], how: str) -> None:
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        connection.sendall(answer("403 Forbidden", REFUSAL))
+        if how == "half closed":
+            connection.shutdown(socket.SHUT_WR)
+        if how == "reads on":
+            swallow(connection, int(head["content-length"]))
+        return how != "closed" and not teller.over.wait(10 if how != "reads on" else 0)
+
+    teller = tell(serve)
+    began = time.monotonic()
+    with pytest.raises(s3dlio.PermissionDeniedError, match="AccessDenied: not here"):
+        s3dlio.put("s3://abc/d", bytes(SIZE))
+    assert time.monotonic() - began < 2
+    assert teller.requests == 1
+    teller.over.set()
+
+
+def test_connection_is_used_again_and_one_that_was_closed_is_not(tell: Callable[..., Teller]) -> None:
+    connections: set[int] = set()
+    closes = False
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        connections.add(id(connection))
+        swallow(connection, int(head["content-length"]))
+        connection.sendall(answer("200 OK", more='ETag: "e"\r\n'))
+        return not closes
+
+    teller = tell(serve)
+    for _ in range(5):
+        s3dlio.put("s3://abc/d", bytes(2 << 20))
+    assert len(connections) == 1
+    closes = True
+    for _ in range(5):
+        s3dlio.put("s3://abc/d", bytes(2 << 20))
+        time.sleep(0.05)  # for the end to arrive
+    assert teller.requests == 10  # none was repeated
+
+
+def test_more_requests_than_threads_take_their_turn(tell: Callable[..., Teller]) -> None:
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        swallow(connection, int(head["content-length"]))
+        time.sleep(0.05)
+        with lock:
+            under_way -= 1
+        connection.sendall(answer("200 OK", more='ETag: "e"\r\n'))
+        return True
+
+    teller = tell(serve)
+    data = bytes(1 << 20)
+    s3dlio.put_many(((f"s3://abc/{number}", data) for number in range(100)), max_in_flight=64)
+    assert teller.requests == 100
+    assert 8 < most <= 32
+
+
+@pytest.mark.parametrize("fault", ["another tag", "too long", "too short", "no length"])
+def test_range_that_is_not_what_was_asked_for(tell: Callable[..., Teller], fault: str) -> None:
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        if method == "HEAD":
+            connection.sendall(f'HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nETag: "one"\r\n\r\n'.encode())
+            return True
+        if "range" not in head:
+            connection.sendall(f'HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nETag: "one"\r\n\r\n'.encode())
+            with suppress(OSError):  # it is not wanted like that
+                connection.sendall(bytes(SIZE))
+            return False
+        first, last = map(int, head["range"].removeprefix("bytes=").split("-"))
+        tag = '"two"' if fault == "another tag" and first else '"one"'
+        told = last - first + 1 + {"too long": 1, "too short": -1}.get(fault, 0)
+        length = f"Content-Length: {told}\r\n" if fault != "no length" else "Connection: close\r\n"
+        connection.sendall(
+            f"HTTP/1.1 206 Partial Content\r\n{length}Content-Range: bytes {first}-{last}/{SIZE}\r\n"
+            f"ETag: {tag}\r\n\r\n".encode()
+            + bytes(told)
+        )
+        return fault != "no length"
+
+    tell(serve)
+    s3dlio.configure_s3(retries=1)
+    with pytest.raises(s3dlio.StorageError, match="replaced" if fault == "another tag" else "asked for"):
+        s3dlio.get("s3://abc/d")
