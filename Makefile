@@ -9,11 +9,11 @@ python := .venv/bin/python
 pip := $(python) -m pip install --quiet
 build_requires := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 package_inputs := CMakeLists.txt build_ffi.py pyproject.toml $(shell find csrc cmake)
-c_files := find csrc cmake tests fuzz benchmarks -name '*.[ch]'
+c_files := find csrc cmake tests fuzz benchmarks examples -name '*.[ch]' -o -name '*.[ch]pp'
 benchmarks := small_files direct_writer filesystem_writer zstd_writer small_chunks reader checksum memory scaling s3 azure_blob
 
 .NOTPARALLEL:
-.PHONY: help demo test test-c test-python sanitize coverage fuzz soak bench lint format clean tools FORCE
+.PHONY: help demo test test-c test-python sanitize coverage fuzz soak docs wheel bench lint format clean tools FORCE
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 | /p' Makefile | while IFS='|' read -r name text; do printf 'make %-13s%s\n' "$$name" "$$text"; done
@@ -43,6 +43,13 @@ fuzz: .venv/.ready tools ## Run the fuzz targets for a short time each
 soak: .venv/.dev tools ## Run the long forms of the tests that break things
 	S3DLIO_SOAK=1 scripts/test-c address,undefined -R memory
 	S3DLIO_SOAK=1 $(python) -m pytest tests/crash tests/faults tests/test_properties.py
+
+docs: .venv/.ready tools ## Build the reference of the C API, in build/docs/docs/reference/html
+	cmake -S . -B build/docs -DS3DLIO_DOCS=ON
+	cmake --build build/docs --target reference
+
+wheel: .venv/.dev ## Build the wheel that goes to others, in dist/
+	scripts/wheel
 
 bench: .venv/.bench ## Compare the speed with that of others, for docs/performance.md
 	@set -e; for benchmark in $(benchmarks); do $(python) benchmarks/$$benchmark.py; done

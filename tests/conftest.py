@@ -74,6 +74,14 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the C library is installed as others install it."""
+    from building import install_library  # which needs more than the tests of an installed package have
+
+    return install_library(tmp_path_factory.mktemp("installed"))
+
+
+@pytest.fixture(scope="session")
 def seaweed() -> Iterator[servers.Server]:
     server = servers.start_seaweed()
     yield server

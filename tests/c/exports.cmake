@@ -1,6 +1,7 @@
-# The shared library exports exactly the names that the headers mark S3DLIO_API, and each header
-# stands alone, in C99 and in C++.  Run by CTest with -P; needs HEADERS, LIBRARY, NM and CC, and
-# WORK, a folder to write to.  CXX and LIBRARY may be empty: what needs them is left out, and said.
+# The shared library exports exactly the names that the headers mark S3DLIO_API, all of the version
+# S3DLIO_<ABI>; the static one defines no name that could be a program's own; and each header stands
+# alone, in C99 and in C++.  Run by CTest with -P; needs HEADERS, ABI, LIBRARY, ARCHIVE, NM and CC,
+# and WORK, a folder to write to.  CXX and LIBRARY may be empty: what needs them is left out, and said.
 cmake_minimum_required(VERSION 3.20)
 
 file(GLOB headers ${HEADERS}/s3dlio/*.h)
@@ -32,6 +33,13 @@ if(LIBRARY)
   endif()
   string(REGEX MATCHALL "[^ \n]+\n" exported "${lines}")
   list(TRANSFORM exported STRIP)
+  list(REMOVE_ITEM exported S3DLIO_${ABI})
+  foreach(name IN LISTS exported)
+    if(NOT name MATCHES "@@S3DLIO_${ABI}$")
+      message(SEND_ERROR "exported without the version S3DLIO_${ABI}: ${name}")
+    endif()
+  endforeach()
+  list(TRANSFORM exported REPLACE "@.*" "")
   list(SORT exported)
   foreach(name IN LISTS exported)
     if(NOT name IN_LIST declared)
@@ -43,6 +51,18 @@ if(LIBRARY)
       message(SEND_ERROR "declared in a header, but not exported: ${name}")
     endif()
   endforeach()
+
+  execute_process(COMMAND ${NM} -g --defined-only ${ARCHIVE} OUTPUT_VARIABLE lines
+                  RESULT_VARIABLE result)
+  string(REGEX MATCHALL " [A-Z] [^\n]+" defined "${lines}")
+  list(LENGTH defined count)
+  if(result OR count LESS 30)
+    message(FATAL_ERROR "${NM} found ${count} names in ${ARCHIVE}: ${result}")
+  endif()
+  list(FILTER defined EXCLUDE REGEX "^ [A-Z] s3dlio_")
+  if(defined)
+    message(SEND_ERROR "in the static library, without the prefix: ${defined}")
+  endif()
 else()
   message("With sanitizers the library exports their names too: only the headers are checked")
 endif()

@@ -1,4 +1,5 @@
-/*
+/**
+ * @file
  * CRC32C: the Castagnoli polynomial 0x1EDC6F41, reflected, as in RFC 3720 (iSCSI), ext4,
  * Amazon S3 and Google Cloud Storage.
  */
@@ -10,7 +11,7 @@
 S3DLIO_BEGIN_DECLS
 
 /* cffi: begin */
-/*
+/**
  * s3dlio_crc32c() extends the checksum 'crc' by 'nbytes' bytes at 'data'.
  *
  * Start with 'crc' = 0; feeding a stream in pieces of any size gives the checksum of the
@@ -22,7 +23,7 @@ S3DLIO_BEGIN_DECLS
 S3DLIO_API uint32_t
 s3dlio_crc32c(uint32_t crc, const void *data, size_t nbytes);
 
-/*
+/**
  * s3dlio_crc32c_combine() returns the checksum of A followed by B, from 'crc1' of A, 'crc2'
  * of B and B's length 'nbytes2', without reading either.
  *
@@ -31,7 +32,7 @@ s3dlio_crc32c(uint32_t crc, const void *data, size_t nbytes);
 S3DLIO_API uint32_t
 s3dlio_crc32c_combine(uint32_t crc1, uint32_t crc2, uint64_t nbytes2);
 
-/*
+/**
  * s3dlio_crc32c_variant() names the variant in use: "avx512-vpclmulqdq", "sse42-pclmul",
  * "armv8-crc" or "portable".  The text is static.  Any thread may call it.
  */

@@ -1,4 +1,5 @@
-/*
+/**
+ * @file
  * The file reader: ranges of a file into the caller's memory, by several reads at once.
  */
 #ifndef S3DLIO_READER_H
@@ -12,24 +13,26 @@ S3DLIO_BEGIN_DECLS
 /* cffi: begin */
 struct s3dlio_reader;
 
+/** How a file is read. */
 struct s3dlio_reader_options {
-    /* sizeof(struct s3dlio_reader_options); zero in any other field is the default. */
+    /** sizeof(struct s3dlio_reader_options); zero in any other field is the default. */
     size_t struct_nbytes;
-    /* Bytes in one read from the file, 64 KiB to 1 GiB, rounded up to a multiple of what O_DIRECT
+    /** Bytes in one read from the file, 64 KiB to 1 GiB, rounded up to a multiple of what O_DIRECT
      * needs; 0 is 4 MiB. */
     size_t block_nbytes;
-    /* Reads on their way at once, 1 to 1024; 0 is 8. */
+    /** Reads on their way at once, 1 to 1024; 0 is 8. */
     unsigned in_flight;
+    /** Not S3DLIO_DIRECT_AUTO. */
     enum s3dlio_direct direct;
-    /* Above 0: s3dlio_reader_read() returns -EAGAIN after about so many milliseconds, so that the
+    /** Above 0: s3dlio_reader_read() returns -EAGAIN after about so many milliseconds, so that the
      * caller can look at its own signals, and is called again.  0: it runs to its end. */
     int slice_ms;
-    /* The device may keep the reader waiting without any progress for so many milliseconds before
+    /** The device may keep the reader waiting without any progress for so many milliseconds before
      * that is -ETIMEDOUT; 0 is 300000. */
     int timeout_ms;
 };
 
-/*
+/**
  * s3dlio_reader_open() opens the file at 'path' for reading and stores the reader in '*reader_ret'.
  * 'options' may be NULL for the defaults.  The reader goes on reading this file also after its name
  * was given to another one.
@@ -42,22 +45,22 @@ S3DLIO_API int
 s3dlio_reader_open(struct s3dlio_reader **reader_ret, const char *path,
                    const struct s3dlio_reader_options *options);
 
-/* s3dlio_reader_nbytes() returns the size that the file had when it was opened. */
+/** s3dlio_reader_nbytes() returns the size that the file had when it was opened. */
 S3DLIO_API uint64_t
 s3dlio_reader_nbytes(const struct s3dlio_reader *reader);
 
-/* s3dlio_reader_is_direct() returns whether the file is read with O_DIRECT (0 or 1). */
+/** s3dlio_reader_is_direct() returns whether the file is read with O_DIRECT (0 or 1). */
 S3DLIO_API int
 s3dlio_reader_is_direct(const struct s3dlio_reader *reader);
 
-/*
+/**
  * s3dlio_reader_engine() returns "io_uring", "threads", or "pread" as long as no read needed more
  * than one block.  The text is static.
  */
 S3DLIO_API const char *
 s3dlio_reader_engine(const struct s3dlio_reader *reader);
 
-/*
+/**
  * s3dlio_reader_read() fills 'data' with the bytes of the file from 'offset' on, 'nbytes' of them
  * or as many as there are before the end of the file.
  *
@@ -74,7 +77,7 @@ S3DLIO_API int64_t
 s3dlio_reader_read(struct s3dlio_reader *reader, void *data, size_t nbytes, uint64_t offset,
                    uint32_t *crc32c_ret);
 
-/*
+/**
  * s3dlio_reader_cancel() gives up a read that returned -EAGAIN.
  *
  * Returns 0 once nothing writes to its memory any more, or -ETIMEDOUT after 10 seconds without
@@ -85,7 +88,7 @@ s3dlio_reader_read(struct s3dlio_reader *reader, void *data, size_t nbytes, uint
 S3DLIO_API int
 s3dlio_reader_cancel(struct s3dlio_reader *reader);
 
-/*
+/**
  * s3dlio_reader_free() closes the file and frees the reader, after s3dlio_reader_cancel().
  * 'reader' may be NULL.  No other thread may be inside a call on it.
  */

@@ -1,4 +1,5 @@
-/*
+/**
+ * @file
  * libs3dlio moves large byte streams between memory and storage.  Include this header, or only
  * the ones that you need; each can stand alone.
  */

@@ -1,4 +1,5 @@
-/*
+/**
+ * @file
  * The stage turns a stream of chunks of any size into numbered blocks for a sink: it copies each
  * byte once into an aligned block, checksums on the way, and compresses if asked.
  *
@@ -19,46 +20,51 @@ S3DLIO_BEGIN_DECLS
 /* cffi: begin */
 struct s3dlio_stage;
 
+/** How a stage works. */
 struct s3dlio_stage_options {
-    /* sizeof(struct s3dlio_stage_options); the library fills in fields that it does not cover. */
+    /** sizeof(struct s3dlio_stage_options); the library fills in fields that it does not cover. */
     size_t struct_nbytes;
-    /* Bytes in a full block, rounded up to a multiple of the page size; 0 is 4 MiB. */
+    /** Bytes in a full block, rounded up to a multiple of the page size; 0 is 4 MiB. */
     size_t block_nbytes;
-    /* Blocks in the pool, at least 2; 0 is 9: eight on their way and one being filled. */
+    /** Blocks in the pool, at least 2; 0 is 9: eight on their way and one being filled. */
     unsigned nblocks;
-    /* 1 to 22 compresses with zstd; 0 stores the bytes as they come. */
+    /** 1 to 22 compresses with zstd; 0 stores the bytes as they come. */
     int zstd_level;
-    /* Compression threads beside the caller; 0 none, negative one for each processor. */
+    /** Compression threads beside the caller; 0 none, negative one for each processor. */
     int zstd_workers;
-    /* 0; makes the size of this struct the same everywhere. */
+    /** 0; makes the size of this struct the same everywhere. */
     unsigned reserved;
 };
 
-/* A block as the sink gets it. */
+/** A block as the sink gets it. */
 struct s3dlio_block {
-    /* The bytes to store, aligned to the page size, and to 2 MiB if the block size is. */
+    /** The bytes to store, aligned to the page size, and to 2 MiB if the block size is. */
     void *data;
+    /** How many they are. */
     size_t nbytes;
-    /* Counts from 0. */
+    /** Counts from 0. */
     uint64_t index;
-    /* Where the block begins in the stored object. */
+    /** Where the block begins in the stored object. */
     uint64_t offset;
-    /* CRC32C of the 'nbytes' stored bytes. */
+    /** CRC32C of the 'nbytes' stored bytes. */
     uint32_t crc32c;
 };
 
+/** What a stage has done so far. */
 struct s3dlio_stage_totals {
-    /* Bytes that went in, and bytes in blocks so far (also in the one that is being filled). */
+    /** Bytes that went in. */
     uint64_t raw_nbytes;
+    /** Bytes in blocks, also in the one that is being filled. */
     uint64_t stored_nbytes;
-    /* Blocks that were taken. */
+    /** Blocks that were taken. */
     uint64_t nblocks;
-    /* CRC32C of either. */
+    /** CRC32C of the bytes that went in. */
     uint32_t raw_crc32c;
+    /** CRC32C of the bytes in blocks. */
     uint32_t stored_crc32c;
 };
 
-/*
+/**
  * s3dlio_stage_new() stores a new stage in '*stage_ret'.  'options' may be NULL for the defaults.
  *
  * Returns 0, -EINVAL for options out of range, -ENOMEM, or S3DLIO_E_ZSTD.
@@ -66,7 +72,7 @@ struct s3dlio_stage_totals {
 S3DLIO_API int
 s3dlio_stage_new(struct s3dlio_stage **stage_ret, const struct s3dlio_stage_options *options);
 
-/*
+/**
  * s3dlio_stage_write() takes bytes from 'data' and stores their count in '*taken_ret'.  'data' is
  * borrowed for the call.
  *
@@ -81,7 +87,7 @@ S3DLIO_API int
 s3dlio_stage_write(struct s3dlio_stage *stage, const void *data, size_t nbytes, int wait_ms,
                    size_t *taken_ret);
 
-/*
+/**
  * s3dlio_stage_append() takes all 'nbytes' bytes, if that is no more than a copy into the block at
  * hand.  It is s3dlio_stage_write() for many small pieces.
  *
@@ -91,23 +97,27 @@ s3dlio_stage_write(struct s3dlio_stage *stage, const void *data, size_t nbytes, 
 S3DLIO_API int
 s3dlio_stage_append(struct s3dlio_stage *stage, const void *data, size_t nbytes);
 
-/*
+/**
  * s3dlio_stage_reserve() gives out the room that is left in the block at hand, for a caller that
- * can produce its bytes there without a copy, and s3dlio_stage_commit() takes the first 'nbytes' of
- * it into the stream.  Between them the memory is the caller's; what was not committed is given out
- * again.  For streams that are not compressed.
+ * can produce its bytes there without a copy; s3dlio_stage_commit() takes them into the stream.
+ * Between them the memory is the caller's; what was not committed is given out again.  For streams
+ * that are not compressed.
  *
- * s3dlio_stage_reserve() returns 0 with '*data_ret' and '*nbytes_ret', at least 1; otherwise as
- * s3dlio_stage_write(), and -EINVAL for a compressed stream.  s3dlio_stage_commit() returns 0 or 1
- * as s3dlio_stage_write(), -EINVAL for more than there is room, or a failure.
+ * Returns 0 with '*data_ret' and '*nbytes_ret', at least 1; otherwise as s3dlio_stage_write(), and
+ * -EINVAL for a compressed stream.
  */
 S3DLIO_API int
 s3dlio_stage_reserve(struct s3dlio_stage *stage, int wait_ms, void **data_ret, size_t *nbytes_ret);
 
+/**
+ * s3dlio_stage_commit() takes the first 'nbytes' of the room that s3dlio_stage_reserve() gave out.
+ *
+ * Returns 0 or 1 as s3dlio_stage_write(), -EINVAL for more than there is room, or a failure.
+ */
 S3DLIO_API int
 s3dlio_stage_commit(struct s3dlio_stage *stage, size_t nbytes);
 
-/*
+/**
  * s3dlio_stage_end() ends the stream: no more writes.
  *
  * Returns 1 while there is a block to take, then 0 when the last one was taken; -EAGAIN and
@@ -116,7 +126,7 @@ s3dlio_stage_commit(struct s3dlio_stage *stage, size_t nbytes);
 S3DLIO_API int
 s3dlio_stage_end(struct s3dlio_stage *stage, int wait_ms);
 
-/*
+/**
  * s3dlio_stage_take() hands the full block over to the caller in '*block_ret'.
  *
  * Returns 0, or -EINVAL when no block is ready.  The memory stays the stage's, lent until
@@ -125,7 +135,7 @@ s3dlio_stage_end(struct s3dlio_stage *stage, int wait_ms);
 S3DLIO_API int
 s3dlio_stage_take(struct s3dlio_stage *stage, struct s3dlio_block *block_ret);
 
-/*
+/**
  * s3dlio_stage_release() returns the memory of a taken block.  'data' is the block's.  Any thread
  * may call it, once for each block.
  *
@@ -134,7 +144,7 @@ s3dlio_stage_take(struct s3dlio_stage *stage, struct s3dlio_block *block_ret);
 S3DLIO_API int
 s3dlio_stage_release(struct s3dlio_stage *stage, void *data);
 
-/*
+/**
  * s3dlio_stage_resize() goes on with 'nblocks' blocks of 'block_nbytes', at least 2 and at most as
  * many as there are, for a store that takes a limited number of blocks, which must then grow with
  * the object.  It is for the thread that writes, when it has taken a block and all that were taken
@@ -146,7 +156,7 @@ s3dlio_stage_release(struct s3dlio_stage *stage, void *data);
 S3DLIO_API int
 s3dlio_stage_resize(struct s3dlio_stage *stage, size_t block_nbytes, unsigned nblocks);
 
-/*
+/**
  * s3dlio_stage_fail() tells the writing thread that the sink has failed with 'code' (negative): a
  * waiting write wakes, and every later one returns the code.  The first code stays.  Any thread
  * may call it.
@@ -154,7 +164,7 @@ s3dlio_stage_resize(struct s3dlio_stage *stage, size_t block_nbytes, unsigned nb
 S3DLIO_API void
 s3dlio_stage_fail(struct s3dlio_stage *stage, int code);
 
-/*
+/**
  * s3dlio_stage_get_totals() fills '*totals_ret', of 'struct_nbytes' bytes as the caller knows it.
  * Only the thread that writes may call it, between its calls.
  */
@@ -162,7 +172,7 @@ S3DLIO_API void
 s3dlio_stage_get_totals(const struct s3dlio_stage *stage, struct s3dlio_stage_totals *totals_ret,
                         size_t struct_nbytes);
 
-/*
+/**
  * s3dlio_stage_free() frees a stage and the memory of all its blocks, taken or not: the sink must
  * be done with them.  'stage' may be NULL.  In a child of fork(2) only the handle is freed.
  */

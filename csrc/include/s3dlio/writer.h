@@ -1,4 +1,5 @@
-/*
+/**
+ * @file
  * The file writer: a stream of chunks becomes one file that is complete and durable, or not there
  * at all.  What was under the name before stays until s3dlio_writer_close() has made the new file
  * durable and renames it into place.
@@ -14,62 +15,73 @@ S3DLIO_BEGIN_DECLS
 /* cffi: begin */
 struct s3dlio_writer;
 
+/** What a file survives once it is there. */
 enum s3dlio_durability {
-    /* fsync(2) the file, rename, fsync the folder: data and name survive a loss of power. */
+    /** fsync(2) the file, rename, fsync the folder: data and name survive a loss of power. */
     S3DLIO_DURABILITY_FULL = 0,
-    /* fdatasync(2) the file, then rename: never torn, but the old file may be back. */
+    /** fdatasync(2) the file, then rename: never torn, but the old file may be back. */
     S3DLIO_DURABILITY_DATA = 1,
-    /* Only rename: survives the process, not a loss of power. */
+    /** Only rename: survives the process, not a loss of power. */
     S3DLIO_DURABILITY_NONE = 2
 };
 
+/** How a file is written. */
 struct s3dlio_writer_options {
-    /* sizeof(struct s3dlio_writer_options); zero in any other field is the default. */
+    /** sizeof(struct s3dlio_writer_options); zero in any other field is the default. */
     size_t struct_nbytes;
-    /* Bytes in one write to the file, 64 KiB to 1 GiB, rounded up to a multiple of what
+    /** Bytes in one write to the file, 64 KiB to 1 GiB, rounded up to a multiple of what
      * O_DIRECT needs; 0 is 4 MiB. */
     size_t block_nbytes;
-    /* Writes on their way at once, 1 to 1024; 0 is 8. */
+    /** Writes on their way at once, 1 to 1024; 0 is 8. */
     unsigned in_flight;
-    /* 1 to 22 compresses with zstd; 0 stores the bytes as they come. */
+    /** 1 to 22 compresses with zstd; 0 stores the bytes as they come. */
     int zstd_level;
-    /* Compression threads beside the caller; 0 none, negative one for each processor. */
+    /** Compression threads beside the caller; 0 none, negative one for each processor. */
     int zstd_workers;
+    /** What the file is to survive. */
     enum s3dlio_durability durability;
+    /** Past the page cache or not. */
     enum s3dlio_direct direct;
-    /* Not 0: a missing folder is an error (-ENOENT); else it is created with the file. */
+    /** Not 0: a missing folder is an error (-ENOENT); else it is created with the file. */
     int no_parents;
-    /* Above 0: s3dlio_writer_write() and s3dlio_writer_close() return -EAGAIN after about so many
+    /** Above 0: s3dlio_writer_write() and s3dlio_writer_close() return -EAGAIN after about so many
      * milliseconds, so that the caller can look at its own signals, and are called again.  0: they
      * run to their end. */
     int slice_ms;
-    /* The device may keep the writer waiting without any progress for so many milliseconds before
+    /** The device may keep the writer waiting without any progress for so many milliseconds before
      * that is -ETIMEDOUT, and ten times as long for the one fsync(2) at the end; 0 is 300000. */
     int timeout_ms;
 };
 
+/** What a writer has done so far, and how. */
 struct s3dlio_writer_stats {
+    /** Bytes that went in. */
     uint64_t raw_nbytes;
+    /** Bytes of the file. */
     uint64_t stored_nbytes;
+    /** Blocks that were handed to the engine. */
     uint64_t nblocks;
-    /* Time that the caller was kept waiting for the device. */
+    /** Time that the caller was kept waiting for the device. */
     uint64_t wait_ns;
+    /** Bytes in a full block. */
     size_t block_nbytes;
-    /* "io_uring", "threads", or "pwrite" where the calling thread wrote.  Static. */
+    /** "io_uring", "threads", or "pwrite" where the calling thread wrote.  Static. */
     const char *engine;
-    /* Not 0: the blocks are registered with io_uring. */
+    /** Not 0: the blocks are registered with io_uring. */
     int registered;
-    /* Not 0: the file is written with O_DIRECT. */
+    /** Not 0: the file is written with O_DIRECT. */
     int direct;
-    /* Why it is not although it was asked for, as -errno; else 0. */
+    /** Why it is not although it was asked for, as -errno; else 0. */
     int direct_error;
-    /* Not 0: the file stands under its name. */
+    /** Not 0: the file stands under its name. */
     int published;
+    /** CRC32C of the bytes that went in. */
     uint32_t raw_crc32c;
+    /** CRC32C of the file. */
     uint32_t stored_crc32c;
 };
 
-/*
+/**
  * s3dlio_writer_open() begins a file that will be 'path' and stores the writer in '*writer_ret'.
  *
  * 'path' is relative to the working folder of this moment, or absolute.  A symbolic link is
@@ -92,7 +104,7 @@ S3DLIO_API int
 s3dlio_writer_open(struct s3dlio_writer **writer_ret, const char *path,
                    const struct s3dlio_writer_options *options);
 
-/*
+/**
  * s3dlio_writer_write() appends 'nbytes' bytes at 'data' to the file.
  *
  * 'data' needs no alignment and is borrowed: it may be reused once the call returns.  'nbytes' may
@@ -110,7 +122,7 @@ S3DLIO_API int
 s3dlio_writer_write(struct s3dlio_writer *writer, const void *data, size_t nbytes,
                     size_t *taken_ret);
 
-/*
+/**
  * s3dlio_writer_append() appends 'nbytes' bytes at 'data', if that is no more than a copy.  It is
  * s3dlio_writer_write() for many small pieces.
  *
@@ -120,7 +132,7 @@ s3dlio_writer_write(struct s3dlio_writer *writer, const void *data, size_t nbyte
 S3DLIO_API int
 s3dlio_writer_append(struct s3dlio_writer *writer, const void *data, size_t nbytes);
 
-/*
+/**
  * s3dlio_writer_close() writes what is left, makes the file durable as the options say, and puts it
  * in place under its name.
  *
@@ -132,7 +144,7 @@ s3dlio_writer_append(struct s3dlio_writer *writer, const void *data, size_t nbyt
 S3DLIO_API int
 s3dlio_writer_close(struct s3dlio_writer *writer);
 
-/*
+/**
  * s3dlio_writer_put() makes the file 'path' of the 'nbytes' bytes at 'data', in one call that does
  * what s3dlio_writer_open(), _write() and _close() do, and returns what they would.  Bytes that go
  * through the page cache as they are go there straight from 'data'.  'slice_ms' has no effect.
@@ -141,14 +153,14 @@ S3DLIO_API int
 s3dlio_writer_put(const char *path, const void *data, size_t nbytes,
                   const struct s3dlio_writer_options *options);
 
-/*
+/**
  * s3dlio_writer_abort() drops the file: writes on their way are waited for, the memory is freed,
  * and nothing appears.  Does nothing after a close that returned 0.  'writer' may be NULL.
  */
 S3DLIO_API void
 s3dlio_writer_abort(struct s3dlio_writer *writer);
 
-/*
+/**
  * s3dlio_writer_get_stats() fills '*stats_ret', of 'struct_nbytes' bytes as the caller knows it.
  * It may be called at any time, also after s3dlio_writer_close().
  *
@@ -159,7 +171,7 @@ S3DLIO_API int
 s3dlio_writer_get_stats(struct s3dlio_writer *writer, struct s3dlio_writer_stats *stats_ret,
                         size_t struct_nbytes);
 
-/*
+/**
  * s3dlio_writer_free() frees the writer, after s3dlio_writer_abort() if it is not closed.
  * 'writer' may be NULL.  No other thread may be inside a call on it.  In a child of fork(2) it
  * closes the child's copies of the descriptors and leaves the parent's file alone.

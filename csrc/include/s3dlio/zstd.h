@@ -1,4 +1,5 @@
-/*
+/**
+ * @file
  * zstd streams (RFC 8878) over libzstd: frames that every zstd reads, and in which this one sees
  * each flipped bit and each cut.
  *
@@ -29,27 +30,36 @@
 S3DLIO_BEGIN_DECLS
 
 /* cffi: begin */
-#define S3DLIO_ZSTD_LEVEL_MIN     1
-#define S3DLIO_ZSTD_LEVEL_MAX     22
+/** The fastest level. */
+#define S3DLIO_ZSTD_LEVEL_MIN 1
+/** The smallest result. */
+#define S3DLIO_ZSTD_LEVEL_MAX 22
+/** Most of the gain for little time. */
 #define S3DLIO_ZSTD_LEVEL_DEFAULT 3
 
-/* Bytes from 'data' on; 'pos' of 'nbytes' are already read. */
+/** What is to be read. */
 struct s3dlio_zstd_in {
+    /** Where the bytes begin; may be NULL if there are none. */
     const void *data;
+    /** How many they are. */
     size_t nbytes;
+    /** How many of them are already read. */
     size_t pos;
 };
 
-/* Room from 'data' on; 'pos' of 'nbytes' are already written. */
+/** Where to write. */
 struct s3dlio_zstd_out {
+    /** Where the room begins. */
     void *data;
+    /** How many bytes it has. */
     size_t nbytes;
+    /** How many of them are already written. */
     size_t pos;
 };
 
 struct s3dlio_zstd_encoder;
 
-/*
+/**
  * s3dlio_zstd_encoder_new() stores a new encoder of one frame and its seal in '*encoder_ret'.
  *
  * 'level' is 1 to 22.  'nworkers' threads compress beside the caller (libzstd's own; 0 compresses
@@ -61,7 +71,7 @@ struct s3dlio_zstd_encoder;
 S3DLIO_API int
 s3dlio_zstd_encoder_new(struct s3dlio_zstd_encoder **encoder_ret, int level, int nworkers);
 
-/*
+/**
  * s3dlio_zstd_encoder_write() compresses from 'in' to 'out', moving both 'pos'.
  *
  * It returns with 'in' exhausted or 'out' full.  Input that is read may still be inside the
@@ -72,7 +82,7 @@ S3DLIO_API int
 s3dlio_zstd_encoder_write(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_in *in,
                           struct s3dlio_zstd_out *out);
 
-/*
+/**
  * s3dlio_zstd_encoder_end() writes the rest of the frame and its seal to 'out'.
  *
  * Returns 0 when both are complete, 1 when 'out' is full and the call must be repeated with more
@@ -81,7 +91,7 @@ s3dlio_zstd_encoder_write(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zst
 S3DLIO_API int
 s3dlio_zstd_encoder_end(struct s3dlio_zstd_encoder *encoder, struct s3dlio_zstd_out *out);
 
-/*
+/**
  * s3dlio_zstd_encoder_free() frees an encoder, finished or not.  'encoder' may be NULL.  Above
  * level 8 the threads of one that is not finished may be at work for minutes: then it returns at
  * once, and a thread frees it when they are done, two at most at a time.  In a child of fork(2) the
@@ -92,7 +102,7 @@ s3dlio_zstd_encoder_free(struct s3dlio_zstd_encoder *encoder);
 
 struct s3dlio_zstd_decoder;
 
-/*
+/**
  * s3dlio_zstd_decoder_new() stores a new decoder in '*decoder_ret'.  It reads any number of
  * frames one after the other, by this encoder or any other, with windows of up to 128 MiB, and
  * checks content checksums and seals.
@@ -102,7 +112,7 @@ struct s3dlio_zstd_decoder;
 S3DLIO_API int
 s3dlio_zstd_decoder_new(struct s3dlio_zstd_decoder **decoder_ret);
 
-/*
+/**
  * s3dlio_zstd_decoder_read() decompresses from 'in' to 'out', moving both 'pos'.
  *
  * Returns 0 or a failure, which sticks: S3DLIO_E_CORRUPT for data that is no zstd frame, whose
@@ -115,7 +125,7 @@ S3DLIO_API int
 s3dlio_zstd_decoder_read(struct s3dlio_zstd_decoder *decoder, struct s3dlio_zstd_in *in,
                          struct s3dlio_zstd_out *out);
 
-/*
+/**
  * s3dlio_zstd_decoder_end() tells whether the input may end here.
  *
  * Call it when there is no more input and the last read left room in 'out'.  Returns 0 after at
@@ -125,7 +135,7 @@ s3dlio_zstd_decoder_read(struct s3dlio_zstd_decoder *decoder, struct s3dlio_zstd
 S3DLIO_API int
 s3dlio_zstd_decoder_end(const struct s3dlio_zstd_decoder *decoder);
 
-/* s3dlio_zstd_decoder_free() frees a decoder.  'decoder' may be NULL. */
+/** s3dlio_zstd_decoder_free() frees a decoder.  'decoder' may be NULL. */
 S3DLIO_API void
 s3dlio_zstd_decoder_free(struct s3dlio_zstd_decoder *decoder);
 /* cffi: end */
