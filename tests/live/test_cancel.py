@@ -17,6 +17,7 @@ from proxy import Fault, Proxy
 
 import s3dlio
 from s3dlio import aio
+from s3dlio._stores import azure as azure_store
 
 LARGE = bytes(40 << 20)
 # Of a wait that would last for 30 s.
@@ -190,8 +191,9 @@ def test_file_that_is_written(disk_path: Path) -> None:
     assert ended >= 5
 
 
-def test_jobs_of_azure(azure: str, azurite: servers.Server, files: Path) -> None:
+def test_jobs_of_azure(azure: str, azurite: servers.Server, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A thread that waited for an answer went on until its connection was given up as stalled.
+    monkeypatch.setattr(azure_store, "WHOLE_NBYTES", 1 << 18)  # for blocks that are through soon
     base = f"{azure}/cancelled"
     for number in range(4):
         s3dlio.put(f"{azure}/there/{number}", bytes(100_000))
@@ -207,7 +209,12 @@ def test_jobs_of_azure(azure: str, azurite: servers.Server, files: Path) -> None
                 lambda: aio.put_many([(f"{base}/{number}", LARGE) for number in range(3)]),
             ),
         ],
-        "Put Block List": [(lambda: s3dlio.put(f"{base}/a", LARGE), lambda: aio.put(f"{base}/a", LARGE))],
+        "Put Block List": [
+            (
+                lambda: s3dlio.put(f"{base}/a", bytes(1 << 20), buffer_size=1 << 18),
+                lambda: aio.put(f"{base}/a", bytes(1 << 20), buffer_size=1 << 18),
+            )
+        ],
         "Put Blob": [
             (lambda: s3dlio.put(f"{base}/a", b"x"), lambda: aio.put(f"{base}/a", b"x")),
             (lambda: s3dlio.put_many(many), lambda: aio.put_many(many)),
