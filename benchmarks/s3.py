@@ -1,5 +1,5 @@
 """S3: streams into objects of 512 MiB, such objects into memory, and many objects of 16 KiB, against an endpoint that
-costs next to nothing (null_s3.c), where the cost of the client shows, and against SeaweedFS.  The others have the
+costs next to nothing (null_endpoint.c), where the cost of the client shows, and against SeaweedFS.  The others have the
 settings that are theirs where nothing else is said."""
 
 from __future__ import annotations
@@ -7,48 +7,22 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import race
-import writers
+import clients
+from clients import CHUNK, NULL, OBSTORE, REFERENCE, Large, Repeated, Run, installed, names, receive, same, send
 from memory import Peak
-from race import GIB, KIB, MIB, ROOT, Contender, Race, Unavailable
-
-# Answers of a run: what it got or took, for checks.
-Run = Callable[..., dict[str, Any]]
+from race import KIB, Contender, Race
 
 BUCKET = "bench"
-CHUNK = writers.CHUNK
 SMALL = 16 * KIB
 IN_FLIGHT = 64
 # Of these, 1 to 64, each gets most done on two cores with so many.
 TORCH_THREADS, BOTO3_THREADS, OBSTORE_THREADS = 32, 10, 16
 LIMIT_MIB = 96
-
-
-def send(
-    nbytes: int, write: Callable[[bytes], object], finish: Callable[[], object], fresh: bool = False
-) -> dict[str, Any]:
-    """With ``fresh`` each chunk is memory of its own, as where data is made, and who keeps it shows."""
-    chunk = writers.chunk_of(CHUNK)
-    peak = Peak()
-    for _ in range(nbytes // CHUNK):
-        write(bytes(memoryview(chunk)) if fresh else chunk)
-    finish()
-    return {"peak": peak.nbytes() - CHUNK * fresh}
-
-
-def receive(get: Callable[[], Any]) -> dict[str, Any]:
-    peak = Peak()
-    view = memoryview(get())
-    return {"peak": peak.nbytes() - len(view), "bytes": len(view), "sample": bytes(view[:: 32 * MIB]).hex()}
 
 
 def receive_many(objects: Iterable[Any]) -> dict[str, Any]:
@@ -107,20 +81,6 @@ def ours_many() -> Run:
     return get
 
 
-# The reference has the same calls under the same names.
-REFERENCE = {"python": race.reference_python}
-
-
-def installed(*packages: str) -> Callable[[], str]:
-    def python() -> str:
-        missing = [package for package in packages if find_spec(package) is None]
-        if missing:
-            raise Unavailable(f"not installed: {', '.join(missing)}")
-        return sys.executable
-
-    return python
-
-
 def obstore_store(**settings: Any) -> Any:
     from obstore.store import S3Store
 
@@ -170,28 +130,6 @@ def obstore_threads() -> Run:
     store = obstore_store()
     pool = ThreadPoolExecutor(OBSTORE_THREADS)
     return lambda path, count: receive_many(pool.map(lambda key: obstore.get(store, key).bytes(), small_keys(count)))
-
-
-OBSTORE = {"python": installed("obstore")}
-
-
-class Repeated(io.RawIOBase):
-    """A file that is one chunk again and again."""
-
-    def __init__(self, nbytes: int, fresh: bool) -> None:
-        self._chunk = writers.chunk_of(CHUNK)
-        self._left = nbytes
-        self._fresh = fresh
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        size = min(size if size >= 0 else CHUNK, CHUNK, self._left)
-        self._left -= size
-        if self._fresh:
-            return bytes(memoryview(self._chunk)[:size])
-        return self._chunk[:size]  # all of it is no copy
 
 
 def boto3_client() -> Any:
@@ -326,96 +264,13 @@ MANY = (
 CPU_TARGETS = {"obstore, open_writer()": 0.9}
 
 
-@contextmanager
-def null_endpoint(folder: Path) -> Iterator[str]:
-    with subprocess.Popen([race.compiled("null_s3.c")], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin
-        assert process.stdout
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        process.stdin.close()
-
-
-@contextmanager
-def seaweed(folder: Path) -> Iterator[str]:
-    sys.path.append(str(ROOT / "tests"))
-    import pytest
-    import servers
-
-    try:
-        server = servers.start_seaweed(folder)
-    except (pytest.skip.Exception, pytest.fail.Exception) as reason:
-        raise Unavailable(str(reason)) from reason
-    try:
-        yield server.url
-    finally:
-        server.stop()
-
-
 def connect(url: str) -> None:
     """Has this process and the workers to come use the endpoint, whoever runs them."""
-    sys.path.append(str(ROOT / "tests"))
-    import servers
-
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
-    settings = servers.environment(url)
+    settings = clients.of_the_tests().environment(url)
     settings |= {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": settings["AWS_REGION"]}
     os.environ.update({name: value for name, value in settings.items() if value})
-
-
-def same(nbytes: int) -> Callable[[Path, dict[str, Any]], None]:
-    """A check that a contender got so many bytes, and those that the first one got."""
-    samples: set[str] = set()
-
-    def check(path: Path, answer: dict[str, Any]) -> None:
-        samples.add(answer["sample"])
-        if answer["bytes"] != nbytes or len(samples) > 1:
-            sys.exit(f"{answer['bytes']} bytes came, not {nbytes}, or not the same: {samples}")
-
-    return check
-
-
-def puts(contest: Race, place: str, nbytes: int, contenders: list[str]) -> None:
-    import s3dlio
-
-    uri = f"s3://{BUCKET}/stream"
-
-    def check(path: Path, answer: dict[str, Any]) -> None:
-        if (size := s3dlio.stat(uri)["size"]) != nbytes:
-            sys.exit(f"{uri} has {size} bytes, not {nbytes}")
-
-    contest.case(
-        f"PUT of {nbytes // MIB} MiB, {place}",
-        ("stream", nbytes),
-        nbytes / 1e9,
-        "GB/s",
-        contenders=contenders,
-        cpu_targets=CPU_TARGETS,
-        before=lambda: s3dlio.delete(uri),
-        check=check,
-        settle=place != NULL,
-    )
-
-
-def gets(contest: Race, place: str, nbytes: int, contenders: list[str]) -> None:
-    key = f"large-{nbytes}"
-    is_null = place.startswith(NULL)
-    if not is_null:
-        import s3dlio
-
-        # In a process that ends: this one shall not hold what the clients do.
-        contest.worker(PUTS[0].name).run("", key, nbytes)
-        assert s3dlio.stat(f"s3://{BUCKET}/{key}")["size"] == nbytes
-    contest.case(
-        f"GET of {nbytes // MIB} MiB, {place}",
-        (key,),
-        nbytes / 1e9,
-        "GB/s",
-        contenders=contenders,
-        cpu_targets={},
-        check=same(nbytes),
-        settle=not is_null,
-    )
 
 
 def many(contest: Race, place: str, count: int) -> None:
@@ -428,61 +283,33 @@ def many(contest: Race, place: str, count: int) -> None:
         (count,),
         count,
         "objects/s",
-        contenders=[contender.name for contender in MANY],
+        contenders=names(MANY),
         cpu_targets={},
         check=same(count * SMALL),
         settle=place != NULL,
     )
 
 
-def peaks(contest: Race, title: str, names: list[str], arguments: tuple[Any, ...], rounds: int) -> None:
-    """The peak of each in new processes: an old one has memory to spare."""
-    rows = {}
-    for name in contest.available(names):
-        values = []
-        for instance in range(1, rounds + 1):
-            worker = contest.worker(name, instance)
-            values.append(worker.run("", *arguments)["peak"] / MIB)
-            worker.close()
-        rows[name] = {"value": race.spread(values)}
-    rows[names[0]]["target"] = f"at most {LIMIT_MIB}"
-    contest.add({"title": title, "unit": "MiB", "rounds": rounds, "rows": rows})
-
-
-NULL = "null endpoint"
-
-
-def compare(contest: Race, place: str) -> None:
+def compare(contest: Race, place: str, url: str) -> None:
     import s3dlio
 
-    s3dlio.create_bucket(f"s3://{BUCKET}")
-    nbytes = contest.pick(full=512 * MIB, quick=64 * MIB)
-    put_names, get_names, into_names = (
-        [contender.name for contender in contenders] for contenders in (PUTS, GETS, GETS_INTO)
-    )
-    puts(contest, place, nbytes, put_names)
-    gets(contest, place, nbytes, get_names)
-    gets(contest, f"{place}, into kept memory", nbytes, into_names)
-    many(contest, place, contest.pick(full=5_000, quick=500))
-    if not contest.quick:
-        puts(contest, place, GIB, put_names[:1])
-        gets(contest, place, GIB, get_names[:1])
-    title = f"Peak of memory in a PUT of {nbytes // MIB} MiB, {place}"
-    peaks(contest, title, put_names, ("stream", nbytes, True), contest.pick(full=3, quick=1))
+    connect(url)
+    bucket = f"s3://{BUCKET}"
+    s3dlio.create_bucket(bucket)
+    large = Large(contest, bucket, place, names(PUTS), names(GETS), LIMIT_MIB)
+
+    def more(nbytes: int) -> None:
+        large.get(nbytes, names(GETS_INTO), ", into kept memory")
+        many(contest, place, contest.pick(full=5_000, quick=500))
+
+    large.compare(CPU_TARGETS, more)
 
 
 def main() -> None:
     with Race(__file__, "S3: large objects and small ones", (*PUTS, *GETS, *GETS_INTO, *MANY)) as contest:
-        for place, start in ((NULL, null_endpoint), ("SeaweedFS", seaweed)):
-            with ExitStack() as stack:
-                try:
-                    url = stack.enter_context(start(contest.folder))
-                except Unavailable as reason:
-                    contest.note(f"{place} is left out: {reason}.")
-                    continue
-                connect(url)
-                compare(contest, place)
-                contest.end_workers()
+        seaweed = partial(clients.server_of, clients.of_the_tests().start_seaweed)
+        places = {NULL: clients.null_endpoint, "SeaweedFS": seaweed}
+        clients.at_each_place(contest, places, partial(compare, contest))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from s3dlio._multipart import MultipartUploadWriter, UploadResult
 from s3dlio._native import version
 from s3dlio._ops import (
     abort_stale_uploads,
+    create_azure_writer,
     create_bucket,
     create_direct_filesystem_writer,
     create_filesystem_writer,
@@ -56,6 +57,7 @@ from s3dlio._writer import ObjectWriter, open_writer
 
 if _typing.TYPE_CHECKING:
     from s3dlio import aio
+    from s3dlio._stores.azure_settings import configure_azure
     from s3dlio._stores.s3_settings import configure_s3
 
 # The reference's names.
@@ -93,10 +95,12 @@ __all__ = [
     "__version__",
     "abort_stale_uploads",
     "aio",
+    "configure_azure",
     "configure_s3",
     "copy",
     "crc32c",
     "crc32c_combine",
+    "create_azure_writer",
     "create_bucket",
     "create_direct_filesystem_writer",
     "create_filesystem_writer",
@@ -127,9 +131,10 @@ def __dir__() -> _typing.Iterable[str]:
 
 
 def __getattr__(name: str) -> object:
-    # asyncio takes longer to import than all of this package, and not everybody uses S3.
+    # asyncio takes longer to import than all of this package, and not everybody uses S3 or Azure.
     if name == "aio":
         return _importlib.import_module("s3dlio.aio")
-    if name == "configure_s3":
-        return _importlib.import_module("s3dlio._stores.s3_settings").configure_s3
+    if name in ("configure_azure", "configure_s3"):
+        store = name.removeprefix("configure_")
+        return getattr(_importlib.import_module(f"s3dlio._stores.{store}_settings"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -49,8 +49,8 @@ class Cancellation:
         else."""
         with self._lock:
             self._wakers.append(wake)
-            is_wanted = self._is_wanted
-        if is_wanted:
+            comes_up = self._is_wanted and not self._has_come_up
+        if comes_up:
             wake()
         try:
             yield

@@ -54,6 +54,18 @@ def create_s3_writer(uri: str, options: WriterOptions | None = None, **settings:
     return ObjectWriter(_uri_of(uri, ("s3",)), writer_options(options, settings))
 
 
+def create_azure_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
+    """Begins a blob at ``az://account/container/blob``: staged blocks and one commit, or one Put Blob for what fits
+    into a block.
+
+    Settings are those of `open_writer`; how Azure is reached, and which parts of the URI may be left out, is said by
+    `configure_azure` and the environment.  ``buffer_size`` is that of a block; ``None`` is 8 MiB.  With compression the
+    name gets ``.zst``, once.  Raises InvalidInputError for a URI of another scheme or without account, container or
+    blob.
+    """
+    return ObjectWriter(_uri_of(uri, ("az",)), writer_options(options, settings))
+
+
 def _uri_of(uri: str, schemes: tuple[str, ...]) -> Uri:
     parsed = parse_uri(uri)
     if parsed.scheme not in schemes:
@@ -199,7 +211,8 @@ def delete(uri: str, recursive: bool = False) -> None:
 
 
 def create_bucket(uri: str) -> None:
-    """Creates the bucket ``s3://bucket``; one that is yours already is no error.
+    """Creates the bucket ``s3://bucket`` or the container ``az://account/container``; one that is yours already is no
+    error.
 
     Other stores raise UnsupportedError: a folder of files is created with its first file.
     """
@@ -208,7 +221,8 @@ def create_bucket(uri: str) -> None:
 
 
 def delete_bucket(uri: str) -> None:
-    """Deletes the bucket ``s3://bucket``, which must be empty: else StorageError, and nothing is deleted."""
+    """Deletes the bucket ``s3://bucket`` or the container ``az://account/container``, which must be empty: else
+    StorageError, and nothing is deleted."""
     parsed = parse_uri(uri)
     store_for(parsed).delete_bucket(parsed)
 

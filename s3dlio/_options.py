@@ -38,7 +38,8 @@ class WriterOptions:
         Compression threads beside the caller; ``None`` is one for each processor, 0 is none.
     ``buffer_size=None``
         Bytes in one block on its way to the store, a hint: clamped to 64 KiB ... 64 MiB and rounded up to what the
-        store needs (a multiple of 4 KiB for O_DIRECT, 5 MiB for the parts of S3).  ``None`` is 4 MiB, on S3 8 MiB.
+        store needs (a multiple of 4 KiB for O_DIRECT, 5 MiB for the parts of S3).  ``None`` is 4 MiB, on S3
+        and Azure 8 MiB.
     ``in_flight=None``
         Blocks on their way at once, 1 to 1024; ``None`` is 8.  A writer holds at most
         ``buffer_size * (in_flight + 1)`` bytes, beside the memory of zstd.
@@ -55,12 +56,12 @@ class WriterOptions:
     ``create_parents=True``
         Files: ``False`` makes it an error when the folder is missing.
     ``content_type=None``
-        S3: the media type that is kept with the object, as ``'application/octet-stream'``; ``None`` is the store's
-        default.
+        S3 and Azure: the media type that is kept with the object, as ``'application/octet-stream'``; ``None`` is the
+        store's default.
     ``verify=None``
-        S3: what the store is asked after it has acknowledged the object: ``'size'``, ``'checksum'`` (that too, where
-        the store keeps one) or ``'none'``.  ``None`` is ``verify`` of `configure_s3` for a stream, and ``'none'`` for
-        `put` of what fits into one request.
+        S3 and Azure: what the store is asked after it has acknowledged the object: ``'size'``, ``'checksum'`` (that
+        too, where the store keeps one; Azure keeps none) or ``'none'``.  ``None`` is ``verify`` of `configure_s3` or
+        `configure_azure` for a stream, and ``'none'`` for `put` of what fits into one request.
     ``timeout=300.0``
         Seconds without any progress of the device after which a call fails; not for files with
         ``durability='none'`` that go through the page cache.

@@ -214,8 +214,8 @@ def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None, **se
     """Copies an object, within a store or between two, and returns the URI of the new one.  Options or settings are
     those of `open_writer`.
 
-    Within S3 the store itself does it, for objects of up to 5 GiB; else the bytes go through this process, in bounded
-    memory.
+    Within S3 the store itself does it, for objects of up to 5 GiB, and within an account of Azure; else the bytes go
+    through this process, in bounded memory.
     """
     source_uri, target = parse_uri(src_uri), parse_uri(dest_uri)
     chosen = writer_options(options, settings).snapshot()

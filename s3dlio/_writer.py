@@ -321,10 +321,11 @@ class ObjectWriter:
 
 
 def open_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
-    """Begins an object at ``uri``; the scheme decides where: ``file``, ``direct`` (files with O_DIRECT), ``s3`` or
-    ``memory``.
+    """Begins an object at ``uri``; the scheme decides where: ``file``, ``direct`` (files with O_DIRECT), ``s3``, ``az``
+    or ``memory``.
 
     Settings are those of `WriterOptions`, as an object or as keywords:
-    ``open_writer(uri, compression='zstd', level=6)``.  How S3 is reached is said by `configure_s3`.
+    ``open_writer(uri, compression='zstd', level=6)``.  How S3 and Azure are reached is
+    said by `configure_s3` and `configure_azure`.
     """
     return ObjectWriter(parse_uri(uri), writer_options(options, settings))

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
+from azure_operations import azure_operation
+
 import s3dlio
 
 
@@ -22,7 +24,9 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """The name of the S3 operation."""
+        """The name of the operation, of S3 or, as the header tells, of Azure."""
+        if any(name.lower() == "x-ms-version" for name, _ in self.headers):
+            return azure_operation(self.method, self.target, self.headers)
         parts = urlsplit(self.target)
         query = parse_qs(parts.query, keep_blank_values=True)
         has_key = parts.path.strip("/").count("/") > 0
@@ -206,6 +210,8 @@ ACTIONS: dict[str, Action] = {
     "stall in response": _stall_in_response,
     # A lie: what looks stored is not there.
     "not stored": _answering("200 OK", COMPLETED, f"ETag: {ETAG}\r\n"),
+    # The same in the words of Azure.
+    "created nothing": _answering("201 Created", headers='ETag: "0x0123456789ABCDE"\r\n'),
     "stored half": _stored_half,
     "stored half, and tells": _stored_half_and_tells,
     "part left out": _part_left_out,

@@ -31,6 +31,16 @@ DISTRIBUTIONS = {
     "cffi": ["pycparser"],
     "pycparser": [],
     "awscrt": [],
+    "azure-storage-blob": ["azure-core", "cryptography", "isodate", "typing_extensions"],
+    "azure-core": ["requests", "typing_extensions"],
+    "cryptography": ["cffi"],
+    "isodate": [],
+    "requests": ["certifi", "charset-normalizer", "idna", "urllib3"],
+    "certifi": [],
+    "charset-normalizer": [],
+    "idna": [],
+    "urllib3": [],
+    "typing_extensions": [],
 }
 
 LIBRARY = """

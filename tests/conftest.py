@@ -115,6 +115,24 @@ def _bucket(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator
     servers.disconnect()
 
 
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[servers.Server]:
+    server = servers.start_azurite()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def azure(azurite: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``az://account/container`` of a real server."""
+    for name, value in servers.azure_environment(azurite.url).items():
+        monkeypatch.setenv(name, value)
+    uri = f"az://{servers.ACCOUNT}/tests"
+    s3dlio.create_bucket(uri)
+    yield uri
+    servers.disconnect_azure()
+
+
 FIGURES = pytest.StashKey[list[str]]()
 
 

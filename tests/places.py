@@ -14,8 +14,9 @@ class Place:
     engine: str | None
     leftovers: Callable[[], list[str]]
     # On another machine: a reader does not keep the version it opened, its next read fails; a writer that another one
-    # overtakes may see that; and blocks are 5 MiB at least.
+    # overtakes may see that.
     is_remote: bool = False
+    smallest_block: int = 64 << 10
 
     def uri(self, name: str) -> str:
         return f"{self.base}/{name}"

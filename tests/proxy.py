@@ -1,4 +1,4 @@
-"""A proxy between a client and an S3 server that breaks what passes through it.
+"""A proxy between a client and a server of S3 or Azure that breaks what passes through it.
 
 A `Fault` says which requests it is for and what happens to them; each tells afterwards how often it has fired.
 """
@@ -89,6 +89,10 @@ class Proxy:
             thread.join(max(0.0, deadline - time.monotonic()))
             assert not thread.is_alive(), "a thread of the proxy hangs"
         self._listener.close()
+
+    def connections(self) -> int:
+        with self._lock:
+            return len(self._sockets)
 
     @contextmanager
     def breaking(self, *faults: Fault) -> Iterator[None]:

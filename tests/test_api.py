@@ -21,14 +21,15 @@ ROOT = Path(__file__).parent.parent
 
 def test_all_lists_the_public_names_in_order() -> None:
     public = {name for name, value in vars(s3dlio).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert set(s3dlio.__all__) == public | {"__version__", "aio", "configure_s3"}
+    assert set(s3dlio.__all__) == public | {"__version__", "aio", "configure_azure", "configure_s3"}
     assert s3dlio.__all__ == sorted(s3dlio.__all__)
 
 
 def test_aio_has_the_operations_with_the_same_parameters() -> None:
     assert s3dlio.aio.__all__ == sorted(s3dlio.aio.__all__)
     operations = {name for name in s3dlio.__all__ if inspect.isfunction(getattr(s3dlio, name)) and name.islower()}
-    others = {"configure_s3", "crc32c", "crc32c_combine", "init_logging", "open_reader", "open_writer", "version"}
+    others = {"crc32c", "crc32c_combine", "init_logging", "open_reader", "open_writer", "version"}
+    others |= {name for name in operations if name.startswith("configure_")}
     makers = {name for name in operations if name.startswith("create_") and name.endswith("_writer")}
     assert set(s3dlio.aio.__all__) == operations - others - makers
     for name in s3dlio.aio.__all__:
@@ -42,7 +43,12 @@ def test_names_of_the_reference_are_there() -> None:
     assert s3dlio.PyWriterOptions is s3dlio.WriterOptions
     for name in ("write_chunk", "write_owned_bytes", "finalize", "bytes_written", "compressed_bytes", "checksum"):
         assert callable(getattr(s3dlio.PyObjectWriter, name))
-    for function in (s3dlio.create_filesystem_writer, s3dlio.create_direct_filesystem_writer):
+    for function in (
+        s3dlio.create_filesystem_writer,
+        s3dlio.create_direct_filesystem_writer,
+        s3dlio.create_s3_writer,
+        s3dlio.create_azure_writer,
+    ):
         assert list(inspect.signature(function).parameters) == ["uri", "options", "settings"]
 
 
@@ -77,7 +83,7 @@ def test_package_says_that_it_is_typed() -> None:
 
 def test_import_loads_nothing_heavy(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = run_python("import s3dlio, sys; print(*sys.modules)")
-    heavy = {"awscrt", "azure", "numpy", "asyncio", "concurrent.futures", "ctypes", "ssl", "http"}
+    heavy = {"awscrt", "azure", "requests", "numpy", "asyncio", "concurrent.futures", "ctypes", "ssl", "http"}
     assert heavy.isdisjoint(done.stdout.split())
 
 

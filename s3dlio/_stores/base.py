@@ -182,7 +182,7 @@ class Store(ABC):
         raise self._no_buckets("abort upload", uri)
 
     def _no_buckets(self, operation: str, uri: Uri) -> UnsupportedError:
-        text = f"{operation} {uri}: only s3 has that"
+        text = f"{operation} {uri}: {uri.scheme} does not have that"
         return UnsupportedError(text, operation=operation, uri=str(uri))
 
 

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from s3dlio._errors import InvalidInputError
+from s3dlio._errors import InvalidInputError, UnsupportedError
 
 if TYPE_CHECKING:
     from s3dlio._stores.base import Store
@@ -39,6 +39,16 @@ def _make(scheme: str) -> Store | None:
         from s3dlio._stores.s3 import S3Store
 
         return S3Store()
+    if scheme == "az":
+        try:
+            from s3dlio._stores.azure import AzureStore
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "azure":
+                raise
+            text = "az:// needs the package azure-storage-blob: pip install azure-storage-blob"
+            raise UnsupportedError(text) from error
+
+        return AzureStore()
     return None
 
 
@@ -52,6 +62,6 @@ def store_for(uri: Uri) -> Store:
                 _stores[uri.scheme] = store
     if store is None:
         raise InvalidInputError(
-            f"{str(uri)!r} has the scheme {uri.scheme!r}; known are file, direct, memory and s3", uri=str(uri)
+            f"{str(uri)!r} has the scheme {uri.scheme!r}; known are file, direct, memory, s3 and az", uri=str(uri)
         )
     return store

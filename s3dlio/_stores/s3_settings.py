@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import configparser
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType
 from typing import Any
-from urllib.parse import urlsplit
 
 from s3dlio._errors import InvalidInputError
+from s3dlio._stores.network import AS_IT_IS as _AS_IT_IS
+from s3dlio._stores.network import check_deadlines, check_endpoint
 
 ADDRESSINGS = ("auto", "path", "virtual")
 VERIFICATIONS = ("none", "size", "checksum")
@@ -67,7 +67,7 @@ class S3Settings:
             if not isinstance(getattr(self, name), (str, NoneType)):
                 raise TypeError(f"{name} must be a str, not {type(getattr(self, name)).__name__}")
         if self.endpoint_url is not None:
-            _check_endpoint(self.endpoint_url)
+            check_endpoint("S3", self.endpoint_url)
         if self.addressing not in ADDRESSINGS:
             raise InvalidInputError(f"addressing must be one of {', '.join(ADDRESSINGS)}, not {self.addressing!r}")
         if self.verify not in VERIFICATIONS:
@@ -75,12 +75,7 @@ class S3Settings:
         for name in ("anonymous", "checksums"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, not {getattr(self, name)!r}")
-        for name in ("connect_timeout", "stall_timeout", "operation_timeout", "backoff"):
-            _check_seconds(name, getattr(self, name))
-        if isinstance(self.retries, bool) or not isinstance(self.retries, int):
-            raise TypeError(f"retries must be a whole number, not {self.retries!r}")
-        if not 0 <= self.retries <= 100:
-            raise InvalidInputError(f"retries must be 0 to 100, not {self.retries}")
+        check_deadlines(self)
         if self.credentials is not None and not callable(self.credentials):
             raise TypeError("credentials must be a function that returns (access key id, secret key, session token)")
         if (self.access_key_id is None) != (self.secret_access_key is None):
@@ -92,34 +87,7 @@ class S3Settings:
             raise InvalidInputError(f"ca_bundle {self.ca_bundle!r} is no file")
 
 
-def _check_endpoint(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # the port is no number
-        good = False
-    # What follows could carry a secret, and belongs to no endpoint.
-    if not good or "@" in parts.netloc or parts.query or parts.fragment:
-        shown = re.sub(r".*@|[?#].*", "…", url, flags=re.DOTALL)
-        raise InvalidInputError(f"the S3 endpoint {shown!r} must be http://host[:port][/path] or https://…")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0.001 <= value <= 1_000_000:
-        raise InvalidInputError(f"{name} must be 0.001 to 1000000 seconds, not {value!r}")
-
-
 _configured: dict[str, Any] = {}
-
-
-class _AsItIs:
-    def __repr__(self) -> str:
-        return "<as it is>"
-
-
-_AS_IT_IS: Any = _AsItIs()
 
 
 def configure_s3(

@@ -19,6 +19,7 @@ STORES = {
     "memory": ("memory", None),
     "s3": ("s3", None),
     "s3-moto": ("s3", "moto"),
+    "az": ("az", None),
 }
 
 
@@ -31,7 +32,14 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
     if scheme == "s3":
         bucket = request.getfixturevalue("moto" if engine == "moto" else "s3")
         base = f"{bucket}/{request.node.name.replace('/', '-')}"
-        return Place(base, None, lambda: [each.uri for each in s3dlio.list_stale_uploads(base)], is_remote=True)
+
+        def uploads() -> list[str]:
+            return [each.uri for each in s3dlio.list_stale_uploads(base)]
+
+        return Place(base, None, uploads, is_remote=True, smallest_block=5 << 20)
+    if scheme == "az":
+        container = request.getfixturevalue("azure")
+        return Place(f"{container}/{request.node.name.replace('/', '-')}", None, list, is_remote=True)
     if engine:
         monkeypatch.setenv("S3DLIO_IO_ENGINE", engine)
     folder: Path = request.getfixturevalue("disk_path")

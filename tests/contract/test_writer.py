@@ -362,7 +362,7 @@ def test_debug_log_names_object_bytes_and_engine(place: Place, caplog: pytest.Lo
 
 
 def test_stats_describe_what_was_written(place: Place) -> None:
-    block = 5 << 20 if place.is_remote else BLOCK
+    block = max(BLOCK, place.smallest_block)
     with s3dlio.open_writer(place.uri("a"), buffer_size=BLOCK) as writer:
         writer.write_chunk(pattern(2 * block + 1))
     stats = writer.stats()

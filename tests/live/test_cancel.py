@@ -1,4 +1,5 @@
-"""Whole jobs that are broken off, by Ctrl-C or by asyncio, while S3 does not answer: soon, and with nothing stored."""
+"""Whole jobs that are broken off, by Ctrl-C or by asyncio, while the store does not answer: soon, and with nothing
+stored."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from proxy import Fault, Proxy
 
 import s3dlio
 from s3dlio import aio
+from s3dlio._stores import azure as azure_store
 
 LARGE = bytes(40 << 20)
 # Of a wait that would last for 30 s.
@@ -199,3 +201,62 @@ def test_file_that_is_written(disk_path: Path) -> None:
             assert path.stat().st_size == len(data)
             path.unlink()
     assert ended >= 5
+
+
+def test_jobs_of_azure(azure: str, azurite: servers.Server, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A thread that waited for an answer went on until its connection was given up as stalled.
+    monkeypatch.setattr(azure_store, "WHOLE_NBYTES", 1 << 18)  # for blocks that are through soon
+    base = f"{azure}/cancelled"
+    for number in range(4):
+        s3dlio.put(f"{azure}/there/{number}", bytes(100_000))
+    s3dlio.put(f"{azure}/there/large", LARGE)
+    many = [(f"{base}/{number}", b"x") for number in range(4)]
+    to = files / "to"
+    jobs: dict[str, list[tuple[Callable[[], object], Callable[[], Coroutine[Any, Any, object]]]]] = {
+        "Put Block": [
+            (lambda: s3dlio.put(f"{base}/a", LARGE), lambda: aio.put(f"{base}/a", LARGE)),
+            (lambda: s3dlio.upload(files / "from", f"{base}/"), lambda: aio.upload(files / "from", f"{base}/")),
+            (
+                lambda: s3dlio.put_many([(f"{base}/{number}", LARGE) for number in range(3)]),
+                lambda: aio.put_many([(f"{base}/{number}", LARGE) for number in range(3)]),
+            ),
+        ],
+        "Put Block List": [
+            (
+                lambda: s3dlio.put(f"{base}/a", bytes(1 << 20), buffer_size=1 << 18),
+                lambda: aio.put(f"{base}/a", bytes(1 << 20), buffer_size=1 << 18),
+            )
+        ],
+        "Put Blob": [
+            (lambda: s3dlio.put(f"{base}/a", b"x"), lambda: aio.put(f"{base}/a", b"x")),
+            (lambda: s3dlio.put_many(many), lambda: aio.put_many(many)),
+        ],
+        "Get Blob": [
+            (lambda: s3dlio.get(f"{azure}/there/1"), lambda: aio.get(f"{azure}/there/1")),
+            (lambda: s3dlio.get(f"{azure}/there/large"), lambda: aio.get(f"{azure}/there/large")),
+            (lambda: s3dlio.download(f"{azure}/there", to), lambda: aio.download(f"{azure}/there", to)),
+        ],
+        "Get Blob Properties": [(lambda: s3dlio.stat(f"{azure}/there/1"), lambda: aio.stat(f"{azure}/there/1"))],
+        "Copy Blob": [
+            (
+                lambda: s3dlio.copy(f"{azure}/there/1", f"{base}/a"),
+                lambda: aio.copy(f"{azure}/there/1", f"{base}/a"),
+            )
+        ],
+        "List Blobs": [(lambda: s3dlio.list(azure), lambda: aio.list(azure))],
+    }
+    with Proxy(azurite.url) as proxy:
+        s3dlio.configure_azure(endpoint_url=proxy.url)
+        for operation, pairs in jobs.items():
+            for work, begin in pairs:
+                stop(proxy, operation)
+                interrupt(work)
+                assert proxy.faults[0].fired, operation
+                stop(proxy, operation)
+                cancel(begin)
+                assert proxy.faults[0].fired, operation
+                assert not [thread for thread in threading.enumerate() if thread.name == "s3dlio-many"], operation
+        proxy.faults = []
+        assert s3dlio.list(base) == []
+        assert not to.exists() or list(to.iterdir()) == []
+    servers.disconnect_azure()

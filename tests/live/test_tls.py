@@ -1,4 +1,4 @@
-"""S3 over TLS: certificates are checked, and parts go through whole."""
+"""S3 and Azure over TLS: certificates are checked, and parts go through whole."""
 
 from __future__ import annotations
 
@@ -74,3 +74,29 @@ def test_wrong_certificate_is_refused_without_repetition(
         assert time.monotonic() - began < 60
         assert proxy.requests == []
         servers.disconnect()
+
+
+def test_blobs_go_through_tls(
+    azure: str, azurite: servers.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = os.urandom(20 * MIB)
+    with Proxy(azurite.url, certificate(tmp_path, "127.0.0.1")) as proxy:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        s3dlio.configure_azure(endpoint_url=proxy.url)
+        with s3dlio.open_writer(f"{azure}/tls/blob", buffer_size=MIB) as writer:
+            writer.write_chunk(data)
+        assert s3dlio.get(f"{azure}/tls/blob") == data
+        assert proxy.requests
+        servers.disconnect_azure()
+
+
+def test_wrong_certificate_of_azure_is_refused_without_repetition(
+    azure: str, azurite: servers.Server, tmp_path: Path
+) -> None:
+    with Proxy(azurite.url, certificate(tmp_path, "127.0.0.1")) as proxy:
+        s3dlio.configure_azure(endpoint_url=proxy.url)
+        with pytest.raises(s3dlio.StorageError, match="certificate verify failed") as caught:
+            s3dlio.put(f"{azure}/tls/refused", b"x")
+        assert caught.value.attempts == 1
+        assert proxy.requests == []
+        servers.disconnect_azure()

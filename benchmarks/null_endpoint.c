@@ -1,9 +1,9 @@
 /*
- * The S3 endpoint that costs next to nothing, so that the cost of a client shows: the kernel drops
- * what is sent, and what is asked for comes from one small buffer.  It checks no signature and no
- * checksum, and of an object it remembers the size.
+ * The endpoint of S3 and Azure that costs next to nothing, so that the cost of a client shows: the
+ * kernel drops what is sent, and what is asked for comes from one small buffer.  It checks no
+ * signature and no checksum, and of an object it remembers the size.
  *
- * Usage: null_s3.  It listens on 127.0.0.1, prints the port, and ends when its input does.
+ * Usage: null_endpoint.  It listens on 127.0.0.1, prints the port, and ends when its input does.
  *
  * An object that nobody has stored has as many bytes as the number says in which its key ends,
  * after a '-': /bucket/object-16384.  Without such a number there is none.
@@ -60,6 +60,7 @@ struct request {
     uint64_t length; /* of the body as it is sent */
     uint64_t size;   /* without the frames of aws-chunked, UNKNOWN: it has none */
     bool chunked, awaits_continue, last;
+    bool azure;
     char range[64];
 };
 
@@ -101,14 +102,14 @@ remember(const char *path, enum change change, uint64_t size)
     slot = find(path);
     if (slot && change == STORE)
         slot->size = size;
-    else if (slot && change == BEGIN_UPLOAD)
-        slot->uploading = 0;
     else if (slot && change == ADD_PART)
         slot->uploading += size;
     else if (slot && change == COMPLETE)
         slot->size = slot->uploading;
     else if (slot)
         slot->size = UNKNOWN;
+    if (slot && change != ADD_PART)
+        slot->uploading = 0; /* an upload to Azure has no beginning */
     pthread_mutex_unlock(&lock);
 }
 
@@ -307,7 +308,9 @@ parse(char *head, struct request *r)
             r->awaits_continue = true;
         else if (strcasecmp(name, "connection") == 0)
             r->last |= strcasecmp(value, "close") == 0;
-        else if (strcasecmp(name, "range") == 0)
+        else if (strcasecmp(name, "x-ms-version") == 0)
+            r->azure = true;
+        else if (strcasecmp(name, "range") == 0 || strcasecmp(name, "x-ms-range") == 0)
             snprintf(r->range, sizeof r->range, "%s", value);
     }
     return true;
@@ -393,6 +396,27 @@ has_key(const char *path)
 }
 
 static bool
+handle_azure(int fd, const struct request *r, uint64_t body_size)
+{
+    if (strcmp(r->method, "HEAD") == 0 || strcmp(r->method, "GET") == 0)
+        return get(fd, r);
+    if (strcmp(r->method, "PUT") == 0) {
+        if (asks(r, "blockid"))
+            remember(r->path, ADD_PART, body_size);
+        else if (asks(r, "comp"))
+            remember(r->path, COMPLETE, 0);
+        else if (!asks(r, "restype"))
+            remember(r->path, STORE, body_size);
+        return answer(fd, "201 Created", "ETag: " ETAG "\r\nLast-Modified: " MODIFIED "\r\n", "");
+    }
+    if (strcmp(r->method, "DELETE") == 0) {
+        remember(r->path, FORGET, 0);
+        return answer(fd, "202 Accepted", "", "");
+    }
+    return answer(fd, "501 Not Implemented", "", "");
+}
+
+static bool
 handle(int fd, const struct request *r, uint64_t body_size)
 {
     const char *etag = "ETag: " ETAG "\r\n";
@@ -461,7 +485,9 @@ serve(void *argument)
         }
         if (request.chunked ? !drop_chunks(c, &size) : !drop(c, size = request.length))
             break;
-        if (!handle(c->fd, &request, request.size != UNKNOWN ? request.size : size))
+        if (request.size != UNKNOWN)
+            size = request.size;
+        if (!(request.azure ? handle_azure : handle)(c->fd, &request, size))
             break;
     }
     close(c->fd);

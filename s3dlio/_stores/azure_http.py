@@ -1,0 +1,237 @@
+"""How the SDK's requests go over the network: bodies in pieces, between which a transfer can be broken off.
+
+The timeout of a socket is for all that one call is to send.  A block in one call would have to be through within it,
+however slow the network; so would nobody see, until it has ended, that it is no longer wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from typing import Any
+
+import requests
+from azure.core.pipeline.transport import RequestsTransport
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from s3dlio import _cancel
+
+# The signature of a SAS is part of the target, which urllib3 shows.
+_SIGNATURE = re.compile(r"(?i)\bsig=[^&\s\"']+")
+
+
+def _without_signature(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_SIGNATURE.sub("sig=…", each) if isinstance(each, str) else each for each in values)
+
+
+def _redact(error: BaseException) -> None:
+    """Takes the signature out of the texts of an error, and of those behind it."""
+    todo: list[Any] = [error]
+    seen = set()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            each.args = _without_signature(each.args)
+            todo += [*each.args, each.__cause__, each.__context__]
+
+
+def _redacted(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = _without_signature(record.args)
+    return True
+
+
+# A filter is for what its own logger is told, not for those below it.
+for _name in ("connection", "connectionpool", "poolmanager", "util.retry"):
+    logging.getLogger(f"urllib3.{_name}").addFilter(_redacted)
+
+PIECE = 256 << 10
+MAX_CONNECTIONS = 128
+
+
+class OverError(Exception):
+    """The transfer is broken off.  No OSError, which urllib3 would take for its own."""
+
+
+class Watch:
+    """What holds for the requests of a thread, and what came of them."""
+
+    def __init__(self, deadline: float, is_over: Callable[[], bool]) -> None:
+        self._deadline = deadline
+        self._is_over = is_over
+        self._answer: requests.Response | None = None
+        self._lock = threading.Lock()
+        self._connection: HTTPConnection | None = None
+        self.has_sent = False
+        # Whether the work of the thread is to be broken off.
+        self.is_cancelled = False
+
+    def look(self) -> None:
+        if time.monotonic() > self._deadline or self._is_over():
+            raise OverError
+
+    def uses(self, connection: HTTPConnection | None) -> None:
+        """Which connection is the thread's own at the moment."""
+        with self._lock:
+            self._connection = connection
+        if self.is_cancelled:
+            raise OverError
+
+    def break_off(self) -> None:
+        """From another thread: ends the wait for the network."""
+        with self._lock:
+            self.is_cancelled = True
+            own = None if self._connection is None else self._connection.sock
+            if own is not None:
+                with suppress(OSError):
+                    socket.socket.shutdown(own, socket.SHUT_RDWR)  # TLS or not
+
+    def keep(self, answer: requests.Response) -> None:
+        self._answer = answer
+
+    def close(self) -> None:
+        """Closes the connection of an answer that could not be read; the SDK leaves that to the garbage collector."""
+        if self._answer is not None:
+            self._answer.raw.close()
+
+
+_now = threading.local()
+
+
+@contextmanager
+def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
+    """Within it, transfers end with OverError after ``deadline``, a time of the monotonic clock, or when ``is_over``
+    says so; what breaks off the thread breaks off them as well."""
+    _now.watch = watch = Watch(deadline, is_over)
+    cancellation = _cancel.current()
+    try:
+        with nullcontext() if cancellation is None else cancellation.waking(watch.break_off):
+            yield watch
+    except BaseException:
+        watch.close()
+        if watch.is_cancelled:
+            _cancel.check()
+        raise
+    finally:
+        del _now.watch
+
+
+def _watch() -> Watch:
+    found: Watch | None = getattr(_now, "watch", None)
+    return found or Watch(float("inf"), lambda: False)
+
+
+class _Body:
+    """Bytes as a file object whose pieces are sent one by one, without a copy."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = memoryview(data)
+        self._watch = _watch()
+        self._done = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        while piece := self.read():
+            yield piece
+
+    def read(self, size: int = -1) -> memoryview:
+        """The next piece; urllib3 asks for smaller ones than there need be."""
+        self._watch.look()
+        piece = self._data[self._done : self._done + PIECE]
+        self._done += len(piece)
+        return piece
+
+
+class _Session(requests.Session):
+    def request(self, method: Any, url: Any, **settings: Any) -> requests.Response:  # type: ignore[override]
+        watch = _watch()
+        watch.look()
+        watch.close()  # that of an attempt of the SDK's own
+        watch.has_sent = True
+        data = settings.get("data")
+        if isinstance(data, (bytes, memoryview)) and len(data) > PIECE:
+            settings["data"] = _Body(data)
+        try:
+            answer = super().request(method, url, **settings)
+        except Exception as error:
+            _redact(error)
+            raise
+        whole = answer.raw.stream
+
+        def stream(amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
+            # As it is stored: a Content-Encoding is the business of who stored it.
+            for piece in whole(amount, decode_content=False):
+                watch.look()
+                yield piece
+
+        watch.keep(answer)
+        answer.raw.stream = stream
+        return answer
+
+
+class _Connection(HTTPConnection):
+    def request(self, *arguments: Any, **settings: Any) -> None:
+        _watch().uses(self)
+        super().request(*arguments, **settings)
+
+
+class _TlsConnection(HTTPSConnection):
+    def request(self, *arguments: Any, **settings: Any) -> None:
+        _watch().uses(self)
+        super().request(*arguments, **settings)
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+    def _put_conn(self, connection: Any) -> None:
+        with suppress(OverError):
+            _watch().uses(None)  # another thread may take it
+        super()._put_conn(connection)
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+    def _put_conn(self, connection: Any) -> None:
+        with suppress(OverError):
+            _watch().uses(None)
+        super()._put_conn(connection)
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
+        super().init_poolmanager(*arguments, **settings)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+    def close(self) -> None:
+        # urllib3 leaves idle connections to the garbage collector, and its log record of a bad answer holds all of them
+        # for as long as somebody keeps it.
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118  it has no __iter__
+                if (pool := manager.pools.get(key)) is not None:
+                    pool.close()
+        super().close()
+
+
+def new_transport(connect_timeout: float, stall_timeout: float) -> RequestsTransport:
+    session = _Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter(pool_maxsize=MAX_CONNECTIONS, max_retries=0))
+    # What the client is told of timeouts does not reach a transport that it is given.
+    return RequestsTransport(
+        session=session,
+        connection_timeout=connect_timeout,
+        read_timeout=stall_timeout,
+        connection_data_block_size=PIECE,
+    )
