@@ -141,8 +141,8 @@ def configure_s3(
         What is compared by one HEAD request after a stream is stored: ``'none'``, ``'size'``, or also the checksum
         where the store keeps it.
     ``connect_timeout=10.0``, ``stall_timeout=30.0``, ``operation_timeout=3600.0``
-        Seconds for a connection; seconds without an answer after which a request is sent again, and one more for each
-        256 KiB that it carries or asks for; and seconds for a request with all its repetitions.
+        Seconds for a connection; seconds in which nothing moves, neither out nor in, after which a request is sent
+        again; and seconds for a request with all its repetitions.
     ``retries=5``, ``backoff=0.5``
         Repetitions of a request that failed for a reason that may pass, and seconds before the first of them, twice as
         many before each next.
