@@ -86,6 +86,11 @@ def test_this_version_is_among_the_releases() -> None:
     assert s3dlio.__version__ in [release.name for release in RELEASES]
 
 
+def test_abi_changes_with_the_major_version() -> None:
+    # That is what a program asks CMake and conda for.
+    assert read_folder(CURRENT).numbers["S3DLIO_ABI_VERSION"] == int(s3dlio.__version__.split(".")[0])
+
+
 @pytest.mark.parametrize("compiler", [("cc",), ("c++", "-x", "c++", "-std=c++11")], ids=["C", "C++"])
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
 def test_program_compiled_with_a_released_header_runs(
