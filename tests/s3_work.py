@@ -134,7 +134,7 @@ LISTED = ("ListObjectsV2", "HeadObject", "GetObject")
 
 READS = {
     "get": Read(_get, SMALL, ("GetObject",)),
-    "get of a large object": Read(_get, LARGE, OPENED),
+    "get of a large object": Read(_get, LARGE, ("GetObject",)),
     "get_range of a part": Read(_get_range, LARGE, OPENED, A_PART),
     "get_range of all": Read(_get_range_of_all, LARGE, OPENED),
     "reader": Read(_read, LARGE, OPENED),

@@ -221,7 +221,7 @@ def test_credentials_of_a_named_profile_go_before_the_environment(
     s3dlio.configure_s3(profile="good")
     s3dlio.put(f"{s3}/profile", b"x")
     s3dlio.configure_s3(profile="missing")
-    with pytest.raises(s3dlio.InvalidInputError, match="'missing' cannot be used"):
+    with pytest.raises(s3dlio.InvalidInputError, match="no AWS profile 'missing'"):
         s3dlio.get(f"{s3}/profile")
 
 
