@@ -1,6 +1,6 @@
 """Breaking off what another thread does, as Ctrl-C does with the main thread.
 
-Work that lasts looks now and then (`check`), or listens while it waits; it then clears up as after any failure.
+Work that lasts looks now and then (`check`), and is woken where it waits; it then clears up as after any failure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._listeners: list[Callable[[Cancelled], object]] = []
+        self._wakers: list[Callable[[], object]] = []
         self._is_wanted = False
         self._has_come_up = False
 
@@ -29,7 +29,9 @@ class Cancellation:
         """From any thread.  Returns at once."""
         with self._lock:
             self._is_wanted = True
-            self._tell()
+            wakers = list(self._wakers)
+        for wake in wakers:
+            wake()
 
     @contextmanager
     def of_this_thread(self) -> Iterator[None]:
@@ -42,32 +44,25 @@ class Cancellation:
             _threads.current = before
 
     @contextmanager
-    def told_to(self, listener: Callable[[Cancelled], object]) -> Iterator[None]:
-        """Meanwhile ``listener`` is given what comes up, to raise it: for a thread that waits for something else too.
-        Of several the innermost is."""
+    def waking(self, wake: Callable[[], object]) -> Iterator[None]:
+        """Meanwhile ``wake`` is called when there is something to `check`, from any thread: for who waits for something
+        else."""
         with self._lock:
-            self._listeners.append(listener)
-            self._tell()
-        was_raised = True
+            self._wakers.append(wake)
+            comes_up = self._is_wanted and not self._has_come_up
+        if comes_up:
+            wake()
         try:
             yield
-            was_raised = False
         finally:
             with self._lock:
-                self._listeners.pop()
-                if not was_raised:  # all was done when it was told
-                    self._has_come_up = False
+                self._wakers.remove(wake)
 
     def check(self) -> None:
         """Raises Cancelled if the work is to be broken off."""
         if self._is_wanted and not self._has_come_up:
             self._has_come_up = True
             raise Cancelled
-
-    def _tell(self) -> None:
-        if self._is_wanted and not self._has_come_up and self._listeners:
-            self._has_come_up = True
-            self._listeners[-1](Cancelled())
 
 
 def current() -> Cancellation | None:

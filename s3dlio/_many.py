@@ -70,8 +70,9 @@ def pair(item: tuple[str, Buffer]) -> tuple[str, Buffer]:
             raise TypeError
         uri, data = item
     except (TypeError, ValueError):
-        hint = "; of a dict these are its items()" if isinstance(item, str) else ""
-        raise TypeError(f"an item must be a pair of URI and data, not {type(item).__name__}{hint}") from None
+        what = f"{type(item).__name__} of {len(item)}" if isinstance(item, (tuple, list)) else type(item).__name__
+        hint = "; several pairs are needed, of a dict its items()" if isinstance(item, str) else ""
+        raise TypeError(f"an item must be a pair of URI and data, not {what}{hint}") from None
     return uri, data
 
 
@@ -132,7 +133,7 @@ def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: in
     todo = iter(items)
     turn = threading.Lock()
     failures: list[BaseException] = []
-    ended: queue.SimpleQueue[_cancel.Cancelled | None] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     def run() -> None:
         try:
@@ -169,7 +170,7 @@ def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: in
 
 
 class _Worker(threading.Thread):
-    def __init__(self, work: Callable[[], None], ended: queue.SimpleQueue[Any]) -> None:
+    def __init__(self, work: Callable[[], None], ended: queue.SimpleQueue[bool]) -> None:
         super().__init__(name="s3dlio-many", daemon=True)
         self.cancellation = _cancel.Cancellation()
         self._work = work
@@ -178,14 +179,14 @@ class _Worker(threading.Thread):
     def run(self) -> None:
         with self.cancellation.of_this_thread(), suppress(BaseException):  # it is noted
             self._work()
-        self._ended.put(None)
+        self._ended.put(True)
 
 
-def _wait_for(workers: Sequence[_Worker], ended: queue.SimpleQueue[_cancel.Cancelled | None]) -> None:
+def _wait_for(workers: Sequence[_Worker], ended: queue.SimpleQueue[bool]) -> None:
     """Until all have ended, or this thread is to be broken off."""
     cancellation = _cancel.current()
-    with cancellation.told_to(ended.put) if cancellation is not None else nullcontext():
-        for _ in workers:
-            came = ended.get()
-            if came is not None:
-                raise came
+    count = 0
+    with cancellation.waking(lambda: ended.put(False)) if cancellation is not None else nullcontext():
+        while count < len(workers):
+            count += ended.get()
+            _cancel.check()

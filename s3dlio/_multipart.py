@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class UploadResult(TypedDict):
-    """What `MultipartUploadWriter.close` tells: bytes and parts stored (an object of one part was a single PUT), the
-    store's tag, the CRC32C of all bytes as ``'crc32c:c99465aa'``, and seconds since the writer was made."""
+    """What `MultipartUploadWriter.close` tells: ``uri``; ``total_bytes`` and ``parts`` stored (an object of one part
+    was a single PUT); ``etag``, the store's tag; ``checksum``, the CRC32C of all bytes as ``'crc32c:c99465aa'``; and
+    ``elapsed``, seconds since the writer was made."""
 
     uri: str
     total_bytes: int
@@ -60,6 +61,9 @@ class MultipartUploadWriter:
             in_flight=max_in_flight,
             content_type=content_type,
         )
+        for name, value in (("bucket", bucket), ("key", key)):
+            if not isinstance(value, str):
+                raise TypeError(f"{name} must be a str, not {type(value).__name__}")
         if "/" in bucket:
             hint = "; from_uri() takes those" if "://" in bucket else ""
             raise InvalidInputError(f"bucket must be a name, not a path or URI as {bucket!r}{hint}")

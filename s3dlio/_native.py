@@ -96,7 +96,9 @@ def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
         plain = buffer if type(buffer) in (bytes, bytearray) else Held(buffer)
         return ffi.from_buffer(plain, require_writable=writable)
     except (BufferError, ValueError) as error:  # numpy says ValueError
-        raise _errors.InvalidInputError(f"a C-contiguous buffer is needed: {error}") from error
+        raise _errors.InvalidInputError(
+            f"a C-contiguous buffer is needed, as of numpy.ascontiguousarray(): {error}"
+        ) from error
     except TypeError:
         if isinstance(buffer, str):
             raise TypeError("a bytes-like object is needed, not str: encode it first") from None

@@ -135,13 +135,16 @@ def put_arguments(uri: str, data: Buffer, options: WriterOptions) -> tuple[Uri, 
     check_offered(options, parsed)
     if options.compression:
         parsed = replace(parsed, key=options.stored_name(parsed.key))
-    return parsed, data if type(data) is bytes else pointer(data), options
+    try:
+        return parsed, data if type(data) is bytes else pointer(data), options
+    except (TypeError, InvalidInputError) as error:
+        raise type(error)(f"put {uri}: {error}") from None
 
 
 def stat(uri: str) -> ObjectStat:
     """Returns ``{'size': bytes, 'last_modified': 'YYYY-MM-DDThh:mm:ss.…Z', 'etag': …}``.
 
-    Raises NotFoundError where there is no object, NotAnObjectError for a folder.
+    Raises NotFoundError where there is no object, NotAnObjectError for a folder of files.
     """
     parsed = parse_uri(uri)
     return store_for(parsed).stat(parsed)

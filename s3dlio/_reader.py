@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from s3dlio._stores.base import Source
     from s3dlio._uri import Uri
 
-DEFAULT_BUFFER_SIZE = 1 << 20
 MAX_BUFFER_SIZE = 1 << 30
 _ZSTD_INPUT_SIZE = 1 << 20
 
@@ -205,17 +204,19 @@ class ZstdReader(io.RawIOBase):
             raise ValueError("I/O operation on closed file")
 
 
-def open_reader(uri: str, *, decompress: bool = False, buffer_size: int = DEFAULT_BUFFER_SIZE) -> io.BufferedReader:
+def open_reader(uri: str, *, decompress: bool = False, buffer_size: int | None = None) -> io.BufferedReader:
     """Opens an object for reading, as a seekable binary file object.
 
     ``read``, ``readinto`` (into your memory, without a copy for large requests), ``seek``, ``tell`` and iteration work
     as for a file; all reads see the version that was opened.  ``decompress=True`` reads a zstd stream's content: then
     seeking back starts again from the beginning, and damage raises CorruptDataError.  The name's ending decides
-    nothing.  ``buffer_size`` is in bytes, 1 to 1 GiB; requests above it go straight to the store.
+    nothing.  ``buffer_size`` is in bytes, 1 to 1 GiB, ``None`` 1 MiB, and 8 MiB where each read is a request over the
+    network; reads above it go straight to the store.
     """
-    buffer_size = whole_number("buffer_size", buffer_size)
+    parsed = parse_uri(uri)
+    store = store_for(parsed)
+    buffer_size = store.read_size if buffer_size is None else whole_number("buffer_size", buffer_size)
     if not 1 <= buffer_size <= MAX_BUFFER_SIZE:
         raise InvalidInputError(f"buffer_size must be 1 to {MAX_BUFFER_SIZE}, not {buffer_size}", uri=uri)
-    parsed = parse_uri(uri)
-    raw = ObjectReader(store_for(parsed).open(parsed), parsed)
+    raw = ObjectReader(store.open(parsed), parsed)
     return io.BufferedReader(ZstdReader(raw) if decompress else raw, buffer_size)

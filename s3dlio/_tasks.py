@@ -7,12 +7,16 @@ import functools
 import os
 import queue
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from s3dlio import _cancel
 
 Result = TypeVar("Result")
+
+# Seconds for which a second Ctrl-C is not heard while the first one is obeyed.
+_MAX_PATIENCE = 5.0
 
 
 class Awaited(Protocol):
@@ -40,8 +44,25 @@ def run_many(tasks: Iterable[Task[Any]], limit: int) -> None:
     _apart(lambda inbox: _drive_many(tasks, limit, inbox))
 
 
-# What comes in while tasks are under way: those that can go on, and what breaks them off.
-_Inbox = queue.SimpleQueue[Any]
+class _Inbox:
+    """Where tasks that can go on come in."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def put(self, task: Any) -> None:
+        self._queue.put(task)
+
+    def wake(self) -> None:
+        self._queue.put(None)
+
+    def get(self) -> Any:
+        """Waits for the next.  Raises what breaks this thread off, before all that has come in."""
+        while True:
+            task = self._queue.get()
+            _cancel.check()
+            if task is not None:
+                return task
 
 
 def _drive(task: Task[Result], inbox: _Inbox) -> Result:
@@ -54,15 +75,16 @@ def _drive(task: Task[Result], inbox: _Inbox) -> Result:
             return result
         error = None
         awaited.on_end(functools.partial(inbox.put, awaited))
-        while (came := inbox.get()) is not awaited:
-            if isinstance(came, BaseException):
-                error = came
-                break
+        try:
+            while inbox.get() is not awaited:
+                pass
+        except BaseException as interrupt:
+            error = interrupt
 
 
 def _drive_many(tasks: Iterable[Task[Any]], limit: int, inbox: _Inbox) -> None:
     todo = iter(tasks)
-    under_way: set[Task[Any]] = set()
+    under_way: dict[Task[Any], None] = {}
     failure: BaseException | None = None
 
     def go_on(task: Task[Any]) -> None:
@@ -70,9 +92,9 @@ def _drive_many(tasks: Iterable[Task[Any]], limit: int, inbox: _Inbox) -> None:
         try:
             awaited = task.send(None)
         except StopIteration:
-            under_way.discard(task)
+            del under_way[task]
         except Exception as error:
-            under_way.discard(task)
+            del under_way[task]
             failure = failure or error
         else:
             awaited.on_end(functools.partial(inbox.put, task))
@@ -87,16 +109,13 @@ def _drive_many(tasks: Iterable[Task[Any]], limit: int, inbox: _Inbox) -> None:
                 except Exception as error:  # of an iterable of the caller's
                     failure = error
                     break
-                under_way.add(task)
+                under_way[task] = None
                 go_on(task)
             if not under_way:
                 break
-            came = inbox.get()
-            if isinstance(came, BaseException):
-                raise came
-            go_on(came)
+            go_on(inbox.get())
     finally:
-        for task in list(under_way):
+        for task in reversed(under_way):  # who waits for his turn first, or he would have it meanwhile
             task.close()
     if failure is not None:
         raise failure
@@ -140,8 +159,7 @@ def _apart(work: Callable[[_Inbox], Result]) -> Result:
         job.goes_on.acquire()
     except BaseException:
         job.cancellation.cancel()
-        while not job.is_over:
-            job.goes_on.acquire(timeout=0.1)
+        _wait_for_end(job)
         raise
     if job.error is not None:
         error, job.error = job.error, None
@@ -150,12 +168,23 @@ def _apart(work: Callable[[_Inbox], Result]) -> Result:
     return result
 
 
+def _wait_for_end(job: _Job) -> None:
+    """However often Ctrl-C is pressed: the thread uses the caller's memory until then."""
+    deadline = time.monotonic() + _MAX_PATIENCE
+    while not job.is_over:
+        try:
+            job.goes_on.acquire(timeout=0.1)
+        except BaseException:
+            if time.monotonic() > deadline:
+                raise
+
+
 def _here(work: Callable[[_Inbox], Result]) -> Result:
-    inbox: _Inbox = queue.SimpleQueue()
+    inbox = _Inbox()
     cancellation = _cancel.current()
     if cancellation is None:
         return work(inbox)
-    with cancellation.told_to(inbox.put):
+    with cancellation.waking(inbox.wake):
         return work(inbox)
 
 

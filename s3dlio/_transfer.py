@@ -12,6 +12,7 @@ from typing import Any
 
 from s3dlio import _cancel
 from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
+from s3dlio._logging import logger
 from s3dlio._many import for_each, threads_for
 from s3dlio._native import pointer
 from s3dlio._options import WriterOptions, writer_options
@@ -54,9 +55,10 @@ def upload(
     """Uploads files, and returns the URIs of the objects.
 
     ``paths`` is a path, a pattern (``*``, ``?``, ``[…]``, ``**``) or several of them; a folder stands for all files
-    below it.  With one file and a ``dest_uri`` that does not end in ``/`` that is the object's name; otherwise each
-    file goes below it, under its name or, out of a folder, its path in there.  Up to ``max_in_flight`` files are on
-    their way at once.  ``progress(done, total)`` is told bytes.  Options or settings are those of `open_writer`.
+    below it, without links to folders and, with a warning in the log, without what is no file.  With one file and a
+    ``dest_uri`` that does not end in ``/`` that is the object's name; otherwise each file goes below it, under its
+    name, its path in the folder, or its path from the pattern's first wildcard on.  Up to ``max_in_flight`` files are
+    on their way at once.  ``progress(done, total)`` is told bytes.  Options or settings are those of `open_writer`.
 
     A pattern that matches nothing raises NotFoundError, two files of one name InvalidInputError, before anything is
     sent.  When one fails, no more are begun and the first failure is raised; what is stored stays.
@@ -100,19 +102,50 @@ def _targets(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], d
 
 def _files(pattern: str) -> Iterator[tuple[str, str]]:
     """The files of a path or pattern, each with the name that it gets."""
-    matches = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
+    if os.path.lexists(pattern):
+        base = pattern if os.path.isdir(pattern) else os.path.dirname(pattern)
+        matches = [pattern]
+    else:
+        if "://" in pattern:
+            raise InvalidInputError(f"upload {pattern}: a path is needed, not a URI", operation="upload", uri=pattern)
+        base = _fixed_part(pattern)
+        matches = [path for path in sorted(glob.glob(pattern, recursive=True)) if not _is_behind_link(path, base)]
     if not matches:
         raise NotFoundError(f"upload {pattern}: there is no such file", operation="upload", uri=pattern)
+    found: dict[str, str] = {}  # by name, since `**` matches folders and also what is in them
     for path in matches:
-        if not os.path.isdir(path):
-            yield path, os.path.basename(path)
-            continue
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            for name in sorted(names):
-                full = os.path.join(folder, name)
-                if os.path.isfile(full):
-                    yield full, os.path.relpath(full, path)
+        for file in _walk(path) if os.path.isdir(path) else (path,):
+            found.setdefault(os.path.relpath(file, base or "."), file)
+    yield from ((file, name) for name, file in found.items())
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder that a pattern begins with."""
+    parts = pattern.split("/")
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part) or number == len(parts) - 1)
+    return "/".join(parts[:first]) or ("/" if pattern.startswith("/") else "")
+
+
+def _is_behind_link(path: str, base: str) -> bool:
+    """Whether a link to a folder leads there from the base: it may lead in a circle."""
+    folder = os.path.dirname(path.rstrip("/"))
+    while len(folder) > len(base):
+        if os.path.islink(folder):
+            return True
+        folder = os.path.dirname(folder)
+    return False
+
+
+def _walk(top: str) -> Iterator[str]:
+    """The files below a folder."""
+    for folder, folders, names in os.walk(top):
+        folders.sort()
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                yield path
+            else:
+                logger.warning("upload %s: left out, as it is no file", path)
 
 
 def download(
@@ -127,6 +160,7 @@ def download(
     Raises NotFoundError where there is neither.
     """
     parsed = parse_uri(uri)
+    _check_folder(os.fspath(dest_dir))
     store = store_for(parsed)
     found = list(store.list(parsed, recursive=True))
     if not found:
@@ -154,6 +188,14 @@ def download(
 
     for_each(targets.items(), fetch, threads_for(max_in_flight))
     return list(targets)
+
+
+def _check_folder(path: str | bytes) -> None:
+    """Whether this may be, or become, the folder of downloads."""
+    if isinstance(path, bytes) or "://" in path:
+        raise InvalidInputError(f"download: the folder must be a path, not {path!r}", operation="download")
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise InvalidInputError(f"download: {path} is no folder", operation="download")
 
 
 def _path_in(folder: str, name: str, uri: Uri) -> str:

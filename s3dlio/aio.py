@@ -295,8 +295,9 @@ async def _in_thread(work: Callable[..., Result], *arguments: Any) -> Result:
         cancellation.cancel()
         # Its failure is of no interest any more, and would be logged.
         done.add_done_callback(lambda done: done.cancelled() or done.exception())
-        if has_begun:  # else it will find that it need not
-            await asyncio.wait([done])
+        while has_begun and not done.done():  # else it will find that it need not begin
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([done])
         raise
 
 

@@ -35,7 +35,9 @@ def _library() -> Path:
     place = _Place()
     if not ctypes.CDLL(None).dladdr(ctypes.c_void_p(text), ctypes.byref(place)):
         raise FileNotFoundError("the dynamic loader does not know where libs3dlio is")
-    return Path(os.fsdecode(place.file)).absolute()
+    path = Path(os.fsdecode(place.file)).absolute()
+    # The loader may come by /lib, which leads to /usr/lib.  The name itself is that of the ABI, and a link as well.
+    return path.parent.resolve() / path.name
 
 
 def _existing(path: Path) -> Path:

@@ -75,7 +75,7 @@ def make(folder: Path) -> Path:
 def build(recipe: Path, channel: Path, output: Path) -> list[Path]:
     """Builds each output of a recipe and runs its tests."""
     results = rattler_build.Stage0Recipe.from_file(str(recipe)).run_build(
-        variant_config=rattler_build.VariantConfig({"c_stdlib": ["sysroot"], "c_compiler": ["gcc"]}),
+        variant_config=rattler_build.VariantConfig.from_file(str(recipe.parent / "variants.yaml")),
         tool_config=rattler_build.ToolConfiguration(test_strategy="native"),
         output_dir=output,
         channels=[channel.as_uri()],

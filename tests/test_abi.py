@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from building import ROOT, paths_to, run
 
+import s3dlio
+
 CURRENT = ROOT / "csrc/include"
 RELEASES = sorted((ROOT / "tests/abi").iterdir())
 VERSION = re.compile("S3DLIO_VERSION_(MAJOR|MINOR|PATCH)")
@@ -80,12 +82,25 @@ def test_headers_still_mean_what_a_release_said(release: Path) -> None:
         assert breaks(old, new) == []
 
 
+def test_this_version_is_among_the_releases() -> None:
+    assert s3dlio.__version__ in [release.name for release in RELEASES]
+
+
+def test_abi_changes_with_the_major_version() -> None:
+    # That is what a program asks CMake and conda for.
+    assert read_folder(CURRENT).numbers["S3DLIO_ABI_VERSION"] == int(s3dlio.__version__.split(".")[0])
+
+
+@pytest.mark.parametrize("compiler", [("cc",), ("c++", "-x", "c++", "-std=c++11")], ids=["C", "C++"])
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
-def test_program_compiled_with_a_released_header_runs(release: Path, prefix: Path, disk_path: Path) -> None:
+def test_program_compiled_with_a_released_header_runs(
+    release: Path, compiler: tuple[str, ...], prefix: Path, disk_path: Path
+) -> None:
     paths = paths_to(prefix)
     flags = run("pkg-config", "--libs", "s3dlio", **paths).split()
     program = disk_path / "program"
-    run("cc", "-Wall", "-Wextra", "-Werror", release / "program.c", "-o", program, f"-I{release}", *flags)
+    source = [*compiler, "-Wall", "-Wextra", "-Werror", release / "program.c", "-x", "none", "-o", program]
+    run(*source, f"-I{release}", *flags)
     assert run(program, disk_path, **paths) == f"compiled with {release.name}, ran\n"
 
 

@@ -62,6 +62,7 @@ def test_wheel_carries_the_library_what_it_needs_and_nothing_else(wheel: Path) -
         r"s3dlio_cffi\.libs/libzstd-\w+\.so[0-9.]*",
         r"s3dlio_cffi\.libs/liburing-\w+\.so[0-9.]*",
         r".*\.dist-info/licenses/LICENSES/zstd\.txt",
+        r".*\.dist-info/licenses/LICENSES/liburing\.txt",
     ):
         assert len([name for name in names if re.fullmatch(pattern, name)]) == 1, pattern
     expected = (

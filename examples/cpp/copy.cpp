@@ -16,9 +16,9 @@ copy(const char *from, const char *to)
     direct_reads.direct = S3DLIO_DIRECT_PREFER;
     direct_writes.direct = S3DLIO_DIRECT_PREFER;
 
+    s3dlio::buffer room(8 << 20); // first, so that it goes last
     s3dlio::reader reader(from, direct_reads);
     s3dlio::writer writer(to, direct_writes);
-    s3dlio::buffer room(8 << 20);
     std::uint64_t offset = 0;
     while (std::size_t nbytes = reader.read(room, offset)) {
         writer.write(room.data(), nbytes);

@@ -5,6 +5,7 @@
 #ifndef S3DLIO_HPP
 #define S3DLIO_HPP
 
+#include <cerrno>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -18,8 +19,8 @@ namespace s3dlio
 class error : public std::runtime_error
 {
   public:
-    error(const std::string &what, int code)
-        : std::runtime_error(what + ": " + text(code)), code(code)
+    error(const std::string &what, int status)
+        : std::runtime_error(what + ": " + text(status)), code(status)
     {
     }
 
@@ -27,11 +28,11 @@ class error : public std::runtime_error
 
   private:
     static std::string
-    text(int code)
+    text(int status)
     {
         char room[128];
 
-        return s3dlio_status_text(code, room, sizeof room);
+        return s3dlio_status_text(status, room, sizeof room);
     }
 };
 
@@ -42,6 +43,19 @@ check(Result result, const std::string &what)
 {
     if (result < 0)
         throw error(what, static_cast<int>(result));
+    return result;
+}
+
+/* Goes on with a call that returns now and then, as slice_ms of the options has it. */
+template <typename Call>
+auto
+whole(Call call) -> decltype(call())
+{
+    decltype(call()) result;
+
+    do
+        result = call();
+    while (result == -EAGAIN);
     return result;
 }
 
@@ -106,12 +120,16 @@ class reader
         return s3dlio_reader_nbytes(handle_.get());
     }
 
-    /* Fills 'room' from 'offset' on, as far as the file goes; returns the count of bytes. */
+    /* After an exception of it the reader has to go before the room: what was begun may still come.
+     * Fills 'room' from 'offset' on, as far as the file goes; returns the count of bytes. */
     std::size_t
     read(const buffer &room, std::uint64_t offset)
     {
         return static_cast<std::size_t>(check(
-            s3dlio_reader_read(handle_.get(), room.data(), room.size(), offset, nullptr), path_));
+            whole([&] {
+                return s3dlio_reader_read(handle_.get(), room.data(), room.size(), offset, nullptr);
+            }),
+            path_));
     }
 
   private:
@@ -141,13 +159,21 @@ class writer
     void
     write(const void *data, std::size_t nbytes)
     {
-        check(s3dlio_writer_write(handle_.get(), data, nbytes, nullptr), path_);
+        const char *rest = static_cast<const char *>(data);
+        std::size_t taken = 0;
+
+        check(whole([&] {
+                  rest += taken;
+                  nbytes -= taken;
+                  return s3dlio_writer_write(handle_.get(), rest, nbytes, &taken);
+              }),
+              path_);
     }
 
     void
     close()
     {
-        check(s3dlio_writer_close(handle_.get()), path_);
+        check(whole([&] { return s3dlio_writer_close(handle_.get()); }), path_);
     }
 
     s3dlio_writer_stats

@@ -188,6 +188,8 @@ class AzureSource:
 class AzureStore(Store):
     """Containers and what is in them."""
 
+    read_size = 8 << 20
+
     def create(self, uri: Uri, options: WriterOptions) -> StagedStream:
         settings, place = self._object(uri, "open", _errors.InvalidInputError)
         size = options.block_size() or DEFAULT_BLOCK

@@ -71,8 +71,8 @@ class Watch:
         self._lock = threading.Lock()
         self._connection: HTTPConnection | None = None
         self.has_sent = False
-        # What has broken off the work of the thread.
-        self.cancelled: _cancel.Cancelled | None = None
+        # Whether the work of the thread is to be broken off.
+        self.is_cancelled = False
 
     def look(self) -> None:
         if time.monotonic() > self._deadline or self._is_over():
@@ -82,13 +82,13 @@ class Watch:
         """Which connection is the thread's own at the moment."""
         with self._lock:
             self._connection = connection
-        if self.cancelled is not None:
+        if self.is_cancelled:
             raise OverError
 
-    def break_off(self, cancelled: _cancel.Cancelled) -> None:
+    def break_off(self) -> None:
         """From another thread: ends the wait for the network."""
         with self._lock:
-            self.cancelled = cancelled
+            self.is_cancelled = True
             own = None if self._connection is None else self._connection.sock
             if own is not None:
                 with suppress(OSError):
@@ -113,12 +113,12 @@ def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
     _now.watch = watch = Watch(deadline, is_over)
     cancellation = _cancel.current()
     try:
-        with nullcontext() if cancellation is None else cancellation.told_to(watch.break_off):
+        with nullcontext() if cancellation is None else cancellation.waking(watch.break_off):
             yield watch
     except BaseException:
         watch.close()
-        if watch.cancelled is not None:
-            raise watch.cancelled from None
+        if watch.is_cancelled:
+            _cancel.check()
         raise
     finally:
         del _now.watch

@@ -121,6 +121,9 @@ class Tasks(Protocol):
 class Store(ABC):
     """A place for objects.  The methods take the whole URI; how they raise is that of `s3dlio`'s functions."""
 
+    # What is read at once for small reads, in bytes.
+    read_size = 1 << 20
+
     def tasks(self) -> Tasks | None:
         """Its operations as coroutines, if it has them."""
         return None

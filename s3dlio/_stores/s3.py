@@ -46,6 +46,8 @@ class S3Source:
 class S3Store(Store):
     """Buckets and what is in them.  What needs requests alone is a task."""
 
+    read_size = 8 << 20
+
     def tasks(self) -> S3Tasks:
         return S3Tasks(connection_for(current_settings()))
 

@@ -7,18 +7,23 @@ What is short stays with awscrt, which needs no thread to wait; signatures are a
 
 from __future__ import annotations
 
-import http.client
-import queue
+import collections
+import fcntl
 import select
+import signal
 import socket
 import ssl
+import struct
+import termios
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import awscrt.auth
 
 from s3dlio._native import ffi
+from s3dlio._stores.s3_answer import UNTIL_END, Framing, Head, parse_head
 from s3dlio._stores.s3_http import MAX_IDLE, PIECE, Exchange
 
 # As many connections to a host, of all writers and readers.
@@ -27,6 +32,12 @@ _MAX_THREADS = 32
 _MAX_REST = 2.0
 # For credentials, which may have to be asked for.
 _MAX_SIGNING = 60.0
+# Seconds between two looks at what the kernel has still to send.
+_LOOK = 1.0
+
+
+# Nothing for us has come yet: it was TLS's own.
+_LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class BulkExchange(Exchange):
@@ -50,6 +61,7 @@ class BulkExchange(Exchange):
         """In a thread of the pool's."""
         self.moved()
         is_whole = False
+        error: Exception | None = None
         try:
             connection, self.was_used = self._pool.connection(self)
             self._connection = connection
@@ -60,12 +72,12 @@ class BulkExchange(Exchange):
                 self._give_back(is_whole=True)
                 return
             is_whole = self._transfer(connection, head)
-        except Exception as error:
+        except BaseException as failure:
+            error = failure if isinstance(failure, Exception) else RuntimeError(type(failure).__name__)
             # Bare: whoever keeps it would keep the frames, and in them the client.
             error.__context__ = None
-            self._finish(error.with_traceback(None), is_whole=False)
-        else:
-            self._finish(None, is_whole=is_whole and self._own_error is None)
+            error = error.with_traceback(None)
+        self._finish(error, is_whole=is_whole and error is None and self._own_error is None)
 
     def _head(self) -> bytes:
         request = self._request()
@@ -78,56 +90,61 @@ class BulkExchange(Exchange):
     def _transfer(self, connection: BulkConnection, head: bytes) -> bool:
         """Returns whether the connection can serve another."""
         refused: OSError | None = None
-        is_sent = True
+        is_sent = False
         try:
-            connection.sock.sendall(head)
-            if self._body is not None:
-                is_sent = self._body.send_by(connection.send)
+            is_sent = connection.send_all(head) and (self._body is None or self._body.send_by(connection.send))
         except OSError as error:
             # A server that refuses a body may close without having read it, once it has said why.
             refused = error
-        answer = http.client.HTTPResponse(connection.sock, method=self._call.method)
         try:
-            answer.begin()
-            self._on_response(answer.status, answer.getheaders())
-            while self._own_error is None and self._receive(answer):
-                self.moved()
-        except (OSError, http.client.HTTPException):
-            if refused is not None:
-                raise refused from None
-            raise
-        finally:
-            is_whole = answer.isclosed() and not answer.will_close
-            answer.close()
-        return is_whole and is_sent and refused is None and self._received == self._announced(self._received)
+            answer = connection.head(self.moved)
+        except OSError as error:
+            raise refused or error from None
+        self._on_response(answer.status, answer.headers)
+        framing = Framing(answer, connection.line)
+        if not is_sent and answer.status < 400:
+            raise refused or ConnectionError(f"{answer.status} was answered before the body was sent")
+        while self._own_error is None and not framing.is_over:
+            try:
+                self._receive(connection, framing)
+            except ConnectionResetError:
+                if answer.length != UNTIL_END:
+                    raise
+                break
+            self.moved()
+        return is_sent and framing.is_over and answer.keeps_alive and connection.has_read_all()
 
-    def _receive(self, answer: http.client.HTTPResponse) -> bool:
-        """Takes a piece of the answer's body; False at its end."""
-        if self._into is None or self._status not in self._call.accept:
-            chunk = answer.read(PIECE)
-            self._on_body(chunk)
-            return bool(chunk)
+    def _receive(self, connection: BulkConnection, framing: Framing) -> None:
+        """Takes a piece of the answer's body, as much as has come."""
+        size = min(PIECE, framing.room)
         with self._lock:
-            if self._into is None:
-                return False  # taken away
-            room = len(self._into) - self._received
+            room = 0
+            if self._into is not None and self._status in self._call.accept:
+                room = min(size, len(self._into) - self._received)
             if room > 0:
-                count = answer.readinto(ffi.buffer(self._into + self._received, min(PIECE, room)))
+                count = connection.receive_into(memoryview(ffi.buffer(self._into + self._received, room)))
                 self._received += count
-                return count > 0
-        self._on_body(answer.read(1))  # there should be none
-        return False
+        if room == 0:
+            chunk = connection.receive(size)
+            count = len(chunk)
+            self._on_body(chunk)
+        framing.took(count)
+
+    def _refuse(self, error: Exception) -> None:
+        """The thread breaks it off, and closes the connection, when it has seen this."""
+        self._own_error = error.with_traceback(None)
 
 
 class BulkConnection:
-    """A socket, and whose it is for the moment."""
+    """A socket that does not block, what has come from it and was not asked for yet, and whose it is for the moment."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.since = 0.0
-        self._is_plain = not isinstance(sock, ssl.SSLSocket)
+        self._sock = sock
+        self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._poll = select.poll()
         self._poll.register(sock)
+        self._come = bytearray()
+        self.since = 0.0
         self._lock = threading.Lock()
         self._owner: BulkExchange | None = None
 
@@ -141,34 +158,131 @@ class BulkConnection:
             if self._owner is owner:
                 self._shut_down()
 
+    def send_all(self, data: bytes) -> bool:
+        rest = memoryview(data)
+        while rest:
+            count = self.send(rest)
+            if count == 0:
+                return False
+            rest = rest[count:]
+        return True
+
     def send(self, piece: memoryview) -> int:
         """Sends some of it, or nothing when the server has answered already: it may read no more."""
-        if not self._is_plain:
-            return self.sock.send(piece)  # what comes may be TLS's own
         while True:
-            self._poll.modify(self.sock, select.POLLIN | select.POLLOUT)
-            (_, events), *_ = self._poll.poll()
-            if events & ~select.POLLOUT:
+            if self._has_come(0) and self._is_answered():
                 return 0
-            with suppress(BlockingIOError):  # the room was less than the kernel's least
-                return self.sock.send(piece, socket.MSG_DONTWAIT)
+            try:
+                return self._sock.send(piece)
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self._wait(select.POLLIN | select.POLLOUT)
+            except ssl.SSLWantReadError:
+                self._wait(select.POLLIN)
+
+    def head(self, moved: Callable[[], None]) -> Head:
+        """Waits for the answer, whatever the server says before it (RFC 9110, "Informational 1xx").  What the kernel
+        has still to send counts as moving."""
+        left = self._unsent()
+        while True:
+            while (found := parse_head(self._come)) is None:
+                if not self._has_come(int(_LOOK * 1000)):
+                    before, left = left, self._unsent()
+                    if left < before:
+                        moved()
+                    continue
+                with suppress(*_LATER):
+                    self._read()
+                moved()
+            if found.status >= 200:
+                return found
+
+    def line(self) -> bytes:
+        """A line of the body's framing, without its end."""
+        while (end := self._come.find(b"\r\n")) < 0:
+            if len(self._come) > 1000:
+                raise ConnectionError("the answer makes no sense: a chunk without a size")
+            self._read_waiting()
+        line = bytes(self._come[:end])
+        del self._come[: end + 2]
+        return line
+
+    def receive(self, size: int) -> bytes:
+        """What has come of the body, at least one byte, and no more than this."""
+        if not self._come:
+            self._read_waiting()
+        found = bytes(self._come[:size])
+        del self._come[:size]
+        return found
+
+    def receive_into(self, room: memoryview) -> int:
+        if self._come:
+            found = self.receive(len(room))
+            room[: len(found)] = found
+            return len(found)
+        while True:
+            try:
+                count = self._sock.recv_into(room)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait(select.POLLIN)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT)
+            else:
+                if count == 0:
+                    raise ConnectionResetError("closed in the middle of an answer")
+                return count
+
+    def has_read_all(self) -> bool:
+        return not self._come and (self._tls is None or not self._tls.pending())
 
     def is_open(self) -> bool:
         """Whether the server has neither closed it nor said what nobody has asked for."""
-        self._poll.modify(self.sock, select.POLLIN)
-        return not self._poll.poll(0)
+        return self.has_read_all() and not self._has_come(0)
 
     def close(self) -> None:
         """For the thread that uses it, or when none does: another one would be left with a descriptor that may be
         somebody else's by then."""
         self._shut_down()
-        self.sock.close()
+        self._sock.close()
+
+    def _is_answered(self) -> bool:
+        """Takes what has come while a body was sent, and tells whether that begins an answer."""
+        with suppress(*_LATER):
+            self._read()
+        while (found := parse_head(self._come, takes=False)) is not None:
+            if found.status >= 200:
+                return True
+            parse_head(self._come)
+        return False
+
+    def _read_waiting(self) -> None:
+        room = bytearray(65536)
+        count = self.receive_into(memoryview(room))
+        self._come += room[:count]
+
+    def _read(self) -> None:
+        """What has come."""
+        found = self._sock.recv(65536)
+        if not found:
+            raise ConnectionResetError("closed in the middle of an answer")
+        self._come += found
+
+    def _wait(self, events: int, milliseconds: int | None = None) -> bool:
+        self._poll.modify(self._sock, events)
+        return bool(self._poll.poll(milliseconds))
+
+    def _has_come(self, milliseconds: int) -> bool:
+        return (self._tls is not None and self._tls.pending() > 0) or self._wait(select.POLLIN, milliseconds)
+
+    def _unsent(self) -> int:
+        """Bytes in the kernel's buffer that the server has not acknowledged (tcp(7), SIOCOUTQ)."""
+        count: int = struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+        return count
 
     def _shut_down(self) -> None:
         with suppress(OSError):
             # Of the connection itself: TLS's own would change what another thread is in, and the child of a fork may
             # have a copy of the descriptor.
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 class BulkPool:
@@ -180,47 +294,60 @@ class BulkPool:
         self._port = port
         self._tls = tls
         self._timeout = timeout
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._idle: list[BulkConnection] = []
-        self._jobs: queue.SimpleQueue[BulkExchange | None] = queue.SimpleQueue()
+        self._jobs: collections.deque[BulkExchange] = collections.deque()
         self._nthreads = 0
         self._nresting = 0
         self._is_closed = False
 
     def lend(self, exchange: BulkExchange) -> None:
         """Has a thread serve it, now or when there is one."""
-        with self._lock:
-            self._jobs.put(exchange)
-            if self._jobs.qsize() > self._nresting and self._nthreads < _MAX_THREADS:
+        with self._changed:
+            self._jobs.append(exchange)
+            if self._nresting >= len(self._jobs):
+                self._changed.notify()
+            elif self._nthreads < _MAX_THREADS:
                 self._nthreads += 1
-                threading.Thread(target=self._work, name="s3dlio-s3-bulk", daemon=True).start()
+                try:
+                    threading.Thread(target=self._work, name="s3dlio-s3-bulk", daemon=True).start()
+                except BaseException:
+                    self._nthreads -= 1
+                    if self._nthreads == 0:
+                        self._jobs.remove(exchange)
+                        raise
 
     def _work(self) -> None:
-        while True:
-            with self._lock:
-                rest = 0.0 if self._is_closed else _MAX_REST
-                self._nresting += 1
-            try:
-                exchange = self._jobs.get(timeout=rest)
-            except queue.Empty:
-                exchange = None
-            with self._lock:
-                self._nresting -= 1
-                if exchange is None and (self._is_closed or self._jobs.empty()):
-                    self._nthreads -= 1
-                    return
-            if exchange is not None and not exchange.is_gone:
+        # A connection that is broken off says so by an error; a program may want to die of the signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+        while (exchange := self._next()) is not None:
+            if not exchange.is_gone:
                 exchange.serve()
+            del exchange
+        self._prune()
+
+    def _next(self) -> BulkExchange | None:
+        """What a thread is to do, or None if it is to end."""
+        with self._changed:
+            is_over = False
+            while not self._jobs:
+                if self._is_closed or is_over:
+                    self._nthreads -= 1
+                    return None
+                self._nresting += 1
+                is_over = not self._changed.wait(_MAX_REST)
+                self._nresting -= 1
+            return self._jobs.popleft()
 
     def connection(self, exchange: BulkExchange) -> tuple[BulkConnection, bool]:
         """One for this exchange, and whether it had served another."""
-        now = time.monotonic()
         while True:
-            with self._lock:
+            self._prune()
+            with self._changed:
                 found = self._idle.pop() if self._idle else None  # the last that was used, so that others grow old
             if found is None:
                 break
-            if now - found.since < MAX_IDLE and found.is_open():
+            if found.is_open():
                 found.lend(exchange)
                 return found, True
             found.close()
@@ -235,32 +362,49 @@ class BulkPool:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if self._tls is not None:
                 sock = self._tls.wrap_socket(sock, server_hostname=self._host)
-            sock.settimeout(None)  # the clock sees what stalls, and breaks it off
+            sock.setblocking(False)
         except BaseException:
             sock.close()
             raise
         return sock
 
     def take_back(self, connection: BulkConnection, is_whole: bool) -> None:
+        """The end of a loan: ``is_whole`` if the connection can serve another exchange."""
         connection.lend(None)
         connection.since = time.monotonic()
-        with self._lock:
+        with self._changed:
             keeps = is_whole and not self._is_closed
             if keeps:
                 self._idle.append(connection)
         if not keeps:
             connection.close()
 
+    def _prune(self) -> None:
+        """Closes what was idle for too long."""
+        oldest = time.monotonic() - MAX_IDLE
+        with self._changed:
+            old = [connection for connection in self._idle if connection.since < oldest]
+            self._idle = [connection for connection in self._idle if connection.since >= oldest]
+        for connection in old:
+            connection.close()
+
     def close(self) -> None:
-        with self._lock:
+        """Lets go of all that are idle, and of the others when they come back."""
+        with self._changed:
             self._is_closed = True
             idle, self._idle = self._idle, []
-            for _ in range(self._nresting):
-                self._jobs.put(None)
+            self._changed.notify_all()
         for connection in idle:
             connection.close()
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Trusts the certificates of a file, or the system's."""
-    return ssl.create_default_context(cafile=ca_bundle)
+    """Trusts the certificates of a file, or the system's.  Not create_default_context(), which writes the keys of
+    connections where SSLKEYLOGFILE says."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_bundle:
+        context.load_verify_locations(ca_bundle)
+    else:
+        context.load_default_certs()
+    return context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import awscrt.auth
 
 from s3dlio import _errors
-from s3dlio._stores.s3_settings import Credentials, S3Settings, shared_files
+from s3dlio._stores.s3_settings import Credentials, S3Settings, check_profile
 
 
 class FunctionFailedError(Exception):
@@ -21,11 +22,17 @@ def ask_function(function: Callable[[], Credentials]) -> Any:
     """A provider of what a function of the caller's gives now.  Not awscrt's provider for that: it prints what the
     function raises, and tells us nothing of it."""
     try:
-        return awscrt.auth.AwsCredentialsProvider.new_static(*function())
-    except Exception as error:
-        kind = type(error).__name__
-    # Not from the error: its text may hold a secret.
-    raise FunctionFailedError(f"the function for credentials failed: {kind}")
+        access_key_id, secret_access_key, session_token = function()
+        if not isinstance(access_key_id, str) or not isinstance(secret_access_key, str):
+            raise TypeError
+        return awscrt.auth.AwsCredentialsProvider.new_static(access_key_id, secret_access_key, session_token)
+    except BaseException as error:  # of whatever kind: it is raised in a thread of ours
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        # Not its text, which may hold a secret, nor the error, whose frames do.
+        how = f"failed: {type(error).__name__} at {last.filename}:{last.lineno}"
+        if last.filename == __file__:
+            how = "must return (access key id, secret key, session token or None), and take no argument"
+    raise FunctionFailedError(f"the function for credentials {how}")
 
 
 def provider_of(settings: S3Settings, bootstrap: Any) -> Any:
@@ -33,13 +40,15 @@ def provider_of(settings: S3Settings, bootstrap: Any) -> Any:
     if settings.access_key_id:
         return provider.new_static(settings.access_key_id, settings.secret_access_key, settings.session_token)
     if settings.profile:
+        check_profile(settings.profile)
         try:
             return provider.new_profile(bootstrap, profile_name=settings.profile)
         except Exception as error:
-            places = " and ".join(path for path, _ in shared_files(os.environ))
-            text = f"the AWS profile {settings.profile!r} cannot be used, as {places} are: {error}"
+            text = f"the AWS profile {settings.profile!r} has no credentials that can be used: {error}"
             raise _errors.InvalidInputError(text) from error
     _check_environment()
+    if settings.environment_profile and not os.environ.get("AWS_ACCESS_KEY_ID"):
+        check_profile(settings.environment_profile)
     if settings.endpoint_url and not any(
         os.environ.get(name)
         for name in (

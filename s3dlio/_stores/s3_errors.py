@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import socket
 
 from s3dlio import _errors
@@ -104,7 +103,7 @@ def translate(error: Exception, call: Call, host: str) -> _errors.S3dlioError:
 
 def is_final(error: Exception) -> bool:
     """Whether the same call would fail again."""
-    if isinstance(error, (OSError, http.client.HTTPException)):  # of a socket
+    if isinstance(error, OSError):  # of a socket
         return type(error).__name__ in _FINAL or getattr(error, "errno", None) == socket.EAI_NONAME
     name = getattr(error, "name", "")
     if not name:

@@ -76,7 +76,8 @@ class Call:
 
     def is_long(self) -> bool:
         """Whether a body is worth a thread of its own while it is on its way, see s3_bulk.py."""
-        return max(len(self.data or b""), len(self.into) if self.into is not None else 0) >= _LONG
+        sent = self.data if self.method == "PUT" else None
+        return max(len(sent or b""), len(self.into) if self.into is not None else 0) >= _LONG
 
     @property
     def uri(self) -> str:

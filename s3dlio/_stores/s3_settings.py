@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from s3dlio._errors import InvalidInputError
@@ -21,6 +22,19 @@ ADDRESSINGS = ("auto", "path", "virtual")
 VERIFICATIONS = ("none", "size", "checksum")
 
 Credentials = tuple[str, str, str | None]
+
+
+_TEXTS = (
+    "endpoint_url",
+    "region",
+    "profile",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+    "addressing",
+    "ca_bundle",
+    "verify",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +59,13 @@ class S3Settings:
     retries: int = 5
     backoff: float = 0.5
 
+    # Not of `configure_s3`: AWS_PROFILE, whose credentials go after those of the environment.
+    environment_profile: str | None = None
+
     def __post_init__(self) -> None:
+        for name in _TEXTS:
+            if not isinstance(getattr(self, name), (str, NoneType)):
+                raise TypeError(f"{name} must be a str, not {type(getattr(self, name)).__name__}")
         if self.endpoint_url is not None:
             check_endpoint("S3", self.endpoint_url)
         if self.addressing not in ADDRESSINGS:
@@ -121,8 +141,8 @@ def configure_s3(
         What is compared by one HEAD request after a stream is stored: ``'none'``, ``'size'``, or also the checksum
         where the store keeps it.
     ``connect_timeout=10.0``, ``stall_timeout=30.0``, ``operation_timeout=3600.0``
-        Seconds for a connection; seconds without an answer after which a request is sent again, and one more for each
-        256 KiB that it carries or asks for; and seconds for a request with all its repetitions.
+        Seconds for a connection; seconds in which nothing moves, neither out nor in, after which a request is sent
+        again; and seconds for a request with all its repetitions.
     ``retries=5``, ``backoff=0.5``
         Repetitions of a request that failed for a reason that may pass, and seconds before the first of them, twice as
         many before each next.
@@ -143,6 +163,7 @@ def current_settings() -> S3Settings:
     found = _from_profile(profile, *shared_files(environment)) | _from_environment(environment)
     if environment.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         found.pop("endpoint_url", None)
+    found["environment_profile"] = environment.get("AWS_PROFILE") or None
     return _settings_of(tuple(({"region": "us-east-1"} | found | configured).items()))
 
 
@@ -204,18 +225,24 @@ def _from_profile(profile: str, config: tuple[str, int], credentials: tuple[str,
     return found
 
 
+def check_profile(profile: str) -> None:
+    """Whether the shared files have it."""
+    (config, _), (credentials, _) = shared_files(os.environ)
+    names = {name.removeprefix("profile ").strip() for name in _sections(config)} | set(_sections(credentials))
+    if profile not in names:
+        raise InvalidInputError(f"there is no AWS profile {profile!r} in {config} or {credentials}")
+
+
 def _sections(path: str) -> dict[str, dict[str, str]]:
     parser = configparser.RawConfigParser(default_section="", strict=False, allow_no_value=True)
+    wrong = None
     try:
-        text = Path(path).read_text()
+        parser.read_string(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise InvalidInputError(f"cannot read {path}: {error.strerror}") from error
-    wrong = None
-    try:
-        parser.read_string(text)
-    except configparser.Error as error:
+    except (configparser.Error, UnicodeDecodeError) as error:
         wrong = type(error).__name__
     if wrong:
         # Not from the error, whose text shows the line: that may hold a secret.

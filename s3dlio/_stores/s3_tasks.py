@@ -106,7 +106,7 @@ class S3Tasks:
                 await self._check(version, *under_way[0])
                 del under_way[0]
         finally:
-            for request, _, _ in under_way:
+            for request, _, _ in reversed(under_way):
                 request.cancel()
         return wanted
 

@@ -69,7 +69,7 @@ def test_one_file_goes_to_a_name_or_into_a_folder(place: Place, files: Path, tmp
         place.uri("two/b.txt"),
     ]
     assert s3dlio.upload(str(files / "**" / "*.bin"), place.uri("all")) == [
-        place.uri(f"all/{name}") for name in ("a.bin", "c.bin", "d.bin")
+        place.uri(f"all/{name}") for name in ("a.bin", "deep/c.bin", "deep/er/d.bin")
     ]
     assert s3dlio.download(place.uri("named"), tmp_path) == [str(tmp_path / "named")]
     assert (tmp_path / "named").read_bytes() == (files / "a.bin").read_bytes()
@@ -87,6 +87,48 @@ def test_upload_of_nothing_or_of_two_to_one_name_is_refused_before_anything_is_s
     assert s3dlio.list(place.uri("refused")) == []
     with pytest.raises(s3dlio.NotFoundError, match="no such object"):
         s3dlio.download(place.uri("nothing"), files)
+
+
+def test_pattern_keeps_the_folders_and_takes_each_file_once(place: Place, tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    for name in ("a.txt", "cat/1.txt", "dog/1.txt", "dog/deep/2.bin"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(name)
+    (top / "loop").symlink_to(top)
+
+    def stored(pattern: str) -> list[str]:
+        s3dlio.upload(f"{top}/{pattern}", place.uri("up/"))
+        names = [uri.removeprefix(place.uri("up/")) for uri in s3dlio.list(place.uri("up"))]
+        assert [s3dlio.get(place.uri(f"up/{name}")) for name in names] == [name.encode() for name in names]
+        s3dlio.delete(place.uri("up"), recursive=True)
+        return names
+
+    everything = ["a.txt", "cat/1.txt", "dog/1.txt", "dog/deep/2.bin"]
+    assert stored("**/*.txt") == everything[:3]
+    assert stored("*.txt") == everything[:1]
+    assert stored("[cd]*") == everything[1:]
+    (top / "loop").unlink()
+    assert stored("**") == stored("**/*") == stored("**/") == everything
+
+
+def test_what_is_no_file_is_left_out_of_a_folder_with_a_word(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up" / "file").write_bytes(b"x")
+    (tmp_path / "up" / "broken").symlink_to("nowhere")
+    assert s3dlio.upload(tmp_path / "up", place.uri("up")) == [place.uri("up/file")]
+    assert "up/broken: left out" in caplog.text
+
+
+def test_paths_and_uris_are_told_apart(place: Place, tmp_path: Path) -> None:
+    with pytest.raises(s3dlio.InvalidInputError, match="a path is needed, not a URI"):
+        s3dlio.upload(f"file://{tmp_path}", place.uri("up"))
+    s3dlio.put(place.uri("a"), b"x")
+    (tmp_path / "file").write_bytes(b"")
+    for folder in (f"file://{tmp_path}/to", tmp_path / "file"):
+        with pytest.raises(s3dlio.InvalidInputError, match="download"):
+            s3dlio.download(place.uri("a"), folder)
 
 
 def test_copy_keeps_the_bytes(place: Place) -> None:

@@ -129,6 +129,18 @@ def test_put_many_of_large_ones(s3: str, proxy: Proxy) -> None:
     check_nothing_is_left(proxy, f"{base}/")
 
 
+@pytest.mark.parametrize("operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
+def test_put_many_of_large_ones_at_any_stage(s3: str, proxy: Proxy, operation: str) -> None:
+    # The stream of each is written within a task, which waits where another one listens for Ctrl-C.
+    base = f"{s3}/cancelled-stage"
+    s3dlio.put(f"{base}-before", b"")
+    stop(proxy, operation)
+    interrupt(
+        lambda: s3dlio.put_many([(f"{base}/{number}", LARGE) for number in range(3)], max_in_flight=2, in_flight=1)
+    )
+    check_nothing_is_left(proxy, f"{base}/", most_uploads=1 if operation == "CreateMultipartUpload" else 0)
+
+
 def test_upload(s3: str, proxy: Proxy, files: Path) -> None:
     base = f"{s3}/cancelled-upload"
     s3dlio.put(f"{base}-before", b"")

@@ -193,3 +193,103 @@ def test_range_that_is_not_what_was_asked_for(tell: Callable[..., Teller], fault
     s3dlio.configure_s3(retries=1)
     with pytest.raises(s3dlio.StorageError, match="replaced" if fault == "another tag" else "asked for"):
         s3dlio.get("s3://abc/d")
+
+
+STORED = answer("200 OK", more='ETag: "e"\r\n')
+
+
+def test_success_before_the_body_was_sent_is_none(tell: Callable[..., Teller]) -> None:
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        connection.sendall(STORED)
+        return not teller.over.wait(1)
+
+    teller = tell(serve)
+    s3dlio.configure_s3(retries=1)
+    with pytest.raises(s3dlio.StorageError, match="answered before the body was sent"):
+        s3dlio.put("s3://abc/d", bytes(SIZE))
+    assert teller.requests == 2
+
+
+@pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
+@pytest.mark.parametrize("when", ["before the body", "after the body"])
+def test_what_is_said_before_the_answer_is_not_the_answer(tell: Callable[..., Teller], status: str, when: str) -> None:
+    sizes: list[int] = []
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        if when == "before the body":
+            connection.sendall(f"HTTP/1.1 {status}\r\n\r\n".encode())
+            time.sleep(0.05)
+        swallow(connection, int(head["content-length"]))
+        sizes.append(int(head["content-length"]))
+        if when == "after the body":
+            connection.sendall(f"HTTP/1.1 {status}\r\n\r\n".encode())
+            time.sleep(0.05)
+        connection.sendall(STORED if len(sizes) == 1 else answer("403 Forbidden", REFUSAL))
+        return True
+
+    tell(serve)
+    s3dlio.put("s3://abc/d", bytes(SIZE))
+    with pytest.raises(s3dlio.PermissionDeniedError):  # its own answer, not what is left of the first
+        s3dlio.put("s3://abc/d", bytes(SIZE + 1))
+    assert sizes == [SIZE, SIZE + 1]
+
+
+def test_connection_on_which_more_came_than_was_asked_for_is_not_used_again(tell: Callable[..., Teller]) -> None:
+    connections: set[int] = set()
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        swallow(connection, int(head["content-length"]))
+        connections.add(id(connection))
+        connection.sendall(STORED * 2 if len(connections) == 1 else answer("403 Forbidden", REFUSAL))
+        return True
+
+    tell(serve)
+    s3dlio.put("s3://abc/d", bytes(2 << 20))
+    with pytest.raises(s3dlio.PermissionDeniedError):
+        s3dlio.put("s3://abc/d", bytes(2 << 20))
+    assert len(connections) == 2
+
+
+def test_slow_bytes_are_no_stall(tell: Callable[..., Teller]) -> None:
+    size = 1 << 20
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        tell_size = f'Content-Length: {size}\r\nContent-Range: bytes 0-{size - 1}/{size}\r\nETag: "e"\r\n\r\n'
+        connection.sendall(
+            f"HTTP/1.1 {'200 OK' if method == 'HEAD' else '206 Partial Content'}\r\n{tell_size}".encode()
+        )
+        for _ in range(16 if method == "GET" else 0):
+            time.sleep(0.15)
+            connection.sendall(bytes(size // 16))
+        return True
+
+    teller = tell(serve)
+    s3dlio.configure_s3(stall_timeout=0.8)
+    with s3dlio.open_reader("s3://abc/d", buffer_size=1) as reader:
+        assert reader.read(size) == bytes(size)
+    assert teller.requests == 2
+
+
+def test_threads_outlive_what_goes_wrong_in_them(tell: Callable[..., Teller]) -> None:
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        swallow(connection, int(head["content-length"]))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\n" if is_bad else STORED)
+        return True
+
+    is_bad = True
+    tell(serve)
+
+    def fail() -> tuple[str, str, str | None]:
+        raise SystemExit
+
+    s3dlio.configure_s3(retries=0)
+    for _ in range(40):  # more than there may be threads
+        with pytest.raises(s3dlio.StorageError, match="how long it is"):
+            s3dlio.put("s3://abc/d", bytes(1 << 20))
+    s3dlio.configure_s3(credentials=fail)
+    for _ in range(40):
+        with pytest.raises(s3dlio.PermissionDeniedError, match="SystemExit"):
+            s3dlio.put("s3://abc/d", bytes(1 << 20))
+    s3dlio.configure_s3(credentials=None)
+    is_bad = False
+    s3dlio.put("s3://abc/d", bytes(1 << 20))

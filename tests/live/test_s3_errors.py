@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,19 +88,37 @@ def test_credentials_that_are_missing_are_told_apart(
     with pytest.raises(s3dlio.InvalidInputError, match=r"AWS_ACCESS_KEY_ID is set .* AWS_SECRET_ACCESS_KEY is not"):
         s3dlio.get("s3://abc/404")
     s3dlio.configure_s3(profile="nobody")
-    with pytest.raises(s3dlio.InvalidInputError, match=rf"'nobody' cannot be used.*{tmp_path}/config.*credentials"):
+    nobody = rf"no AWS profile 'nobody' in {tmp_path}/config or {tmp_path}/credentials"
+    with pytest.raises(s3dlio.InvalidInputError, match=nobody):
+        s3dlio.get("s3://abc/404")
+    s3dlio.configure_s3(profile=None)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(s3dlio.InvalidInputError, match=nobody):
+        s3dlio.get("s3://abc/404")
+    (tmp_path / "credentials").write_text("[somebody]\naws_access_key_id = a\naws_secret_access_key = b\n")
+    monkeypatch.setenv("AWS_PROFILE", "somebody")
+    with pytest.raises(s3dlio.NotFoundError):
         s3dlio.get("s3://abc/404")
 
 
-@pytest.mark.parametrize(("answer", "kind"), [("raise", "LookupError"), (("only one",), "TypeError"), (3, "TypeError")])
-def test_function_for_credentials_that_fails(teller: str, answer: Any, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "how"),
+    [
+        ("raise", rf"failed: LookupError at {re.escape(__file__)}:\d+"),
+        (("only one",), "must return"),
+        (3, "must return"),
+        (("id", None, None), "must return"),
+    ],
+)
+def test_function_for_credentials_that_fails(teller: str, answer: Any, how: str) -> None:
     def function() -> Any:
         if answer == "raise":
             raise LookupError("secret")
         return answer
 
     s3dlio.configure_s3(credentials=function)
-    with pytest.raises(s3dlio.PermissionDeniedError, match=f"the function for credentials failed: {kind}") as caught:
+    with pytest.raises(s3dlio.PermissionDeniedError, match=f"the function for credentials {how}") as caught:
         s3dlio.get("s3://abc/404")
     assert caught.value.__cause__ is caught.value.__context__ is None  # which could tell the secret
 
@@ -112,6 +131,10 @@ def test_function_for_credentials_that_fails(teller: str, answer: Any, kind: str
         (lambda: s3dlio.put_many(["s3"]), "pair"),
         (lambda: s3dlio.open_writer("s3://abc/d", bufer_size=3), "'bufer_size'; there are .*buffer_size"),
         (lambda: s3dlio.MultipartUploadWriter("s3://abc", "d"), "from_uri"),
+        (lambda: s3dlio.MultipartUploadWriter("abc", b"d"), "key must be a str, not bytes"),
+        (lambda: s3dlio.configure_s3(region=5), "region must be a str, not int"),
+        (lambda: s3dlio.put("s3://abc/d", "text"), "put s3://abc/d: .* not str"),
+        (lambda: s3dlio.put_many([("s3://abc/d", b"", 1)]), "pair of URI and data, not tuple of 3"),
         (lambda: s3dlio.put("s3://abc/d", b"", require_direct=True), "O_DIRECT"),
         (lambda: s3dlio.open_writer("memory://abc/d", require_direct=True), "O_DIRECT"),
         (lambda: s3dlio.delete("s3://abc/d/"), "recursive=True"),
