@@ -180,12 +180,20 @@ class _Session(requests.Session):
 
 
 class _Connection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch().uses(self)  # there was nothing to break off before
+
     def request(self, *arguments: Any, **settings: Any) -> None:
         _watch().uses(self)
         super().request(*arguments, **settings)
 
 
 class _TlsConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch().uses(self)  # there was nothing to break off before
+
     def request(self, *arguments: Any, **settings: Any) -> None:
         _watch().uses(self)
         super().request(*arguments, **settings)
