@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from s3dlio import _errors
-from s3dlio._crc32c import Held, crc32c
+from s3dlio._buffers import Held, crc32c
 from s3dlio._libs3dlio import ffi, lib
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
         # The bytes of an array of objects are addresses.
         if getattr(getattr(buffer, "dtype", None), "hasobject", False):
             raise TypeError("an array of Python objects has no bytes of its own")
-        # Held, so that errors which keep the buffer do no harm: see its source.
+        # Held, so that errors which keep the buffer do no harm: see cmake/python/_buffers.c.
         plain = buffer if type(buffer) in (bytes, bytearray) else Held(buffer)
         return ffi.from_buffer(plain, require_writable=writable)
     except (BufferError, ValueError) as error:  # numpy says ValueError

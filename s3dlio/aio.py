@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from s3dlio import _cancel, _many, _ops, _transfer
 from s3dlio._errors import NotAnObjectError, NotFoundError
 from s3dlio._options import WriterOptions, writer_options
-from s3dlio._stores.base import ObjectStat, StaleUpload
+from s3dlio._stores.base import ObjectStat, StaleUpload, Tasks
 from s3dlio._stores.registry import store_for
 from s3dlio._tasks import Task, next_of
 from s3dlio._transfer import Progress
-from s3dlio._uri import parse_uri
+from s3dlio._uri import Uri, parse_uri
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -70,21 +70,15 @@ Result = TypeVar("Result")
 
 async def get(uri: str) -> bytes:
     """As `s3dlio.get`."""
-    parsed = parse_uri(uri)
-    tasks = store_for(parsed).tasks()
-    if tasks is None:
-        return await _in_thread(_ops.get, uri)
-    return await _wait_for(tasks.get(parsed))
+    return await _ask(lambda tasks, parsed: tasks.get(parsed), _ops.get, uri)
 
 
 async def get_range(uri: str, offset: int, length: int | None = None) -> bytes:
     """As `s3dlio.get_range`."""
     offset, length = _ops.checked_range(uri, offset, length)
-    parsed = parse_uri(uri)
-    tasks = store_for(parsed).tasks()
-    if tasks is None:
-        return await _in_thread(_ops.get_range, uri, offset, length)
-    return await _wait_for(tasks.get_range(parsed, offset, length))
+    return await _ask(
+        lambda tasks, parsed: tasks.get_range(parsed, offset, length), _ops.get_range, uri, offset, length
+    )
 
 
 async def get_many(uris: Iterable[str], max_in_flight: int = 64) -> List[tuple[str, bytes]]:
@@ -127,11 +121,7 @@ async def put_many(
 
 async def stat(uri: str) -> ObjectStat:
     """As `s3dlio.stat`."""
-    parsed = parse_uri(uri)
-    tasks = store_for(parsed).tasks()
-    if tasks is None:
-        return await _in_thread(_ops.stat, uri)
-    return await _wait_for(tasks.stat(parsed))
+    return await _ask(lambda tasks, parsed: tasks.stat(parsed), _ops.stat, uri)
 
 
 async def exists(uri: str) -> bool:
@@ -166,32 +156,17 @@ async def list(  # noqa: A001
 
 async def delete(uri: str, recursive: bool = False) -> None:
     """As `s3dlio.delete`."""
-    parsed = parse_uri(uri)
-    tasks = store_for(parsed).tasks()
-    if tasks is None:
-        await _in_thread(_ops.delete, uri, recursive)
-    else:
-        await _wait_for(tasks.delete(parsed, recursive))
+    await _ask(lambda tasks, parsed: tasks.delete(parsed, recursive), _ops.delete, uri, recursive)
 
 
 async def create_bucket(uri: str) -> None:
     """As `s3dlio.create_bucket`."""
-    parsed = parse_uri(uri)
-    tasks = store_for(parsed).tasks()
-    if tasks is None:
-        await _in_thread(_ops.create_bucket, uri)
-    else:
-        await _wait_for(tasks.create_bucket(parsed))
+    await _ask(lambda tasks, parsed: tasks.create_bucket(parsed), _ops.create_bucket, uri)
 
 
 async def delete_bucket(uri: str) -> None:
     """As `s3dlio.delete_bucket`."""
-    parsed = parse_uri(uri)
-    tasks = store_for(parsed).tasks()
-    if tasks is None:
-        await _in_thread(_ops.delete_bucket, uri)
-    else:
-        await _wait_for(tasks.delete_bucket(parsed))
+    await _ask(lambda tasks, parsed: tasks.delete_bucket(parsed), _ops.delete_bucket, uri)
 
 
 async def list_stale_uploads(uri: str) -> List[StaleUpload]:
@@ -243,6 +218,17 @@ async def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None
     if tasks is not None and await _wait_for(tasks.copy(source, target)):
         return str(target)
     return await _in_thread(_transfer.copy, src_uri, dest_uri, chosen)
+
+
+async def _ask(
+    asked: Callable[[Tasks, Uri], Task[Result]], otherwise: Callable[..., Result], uri: str, *arguments: Any
+) -> Result:
+    """What the tasks of the URI's store give, or where it has none a thread that calls ``otherwise``."""
+    parsed = parse_uri(uri)
+    tasks = store_for(parsed).tasks()
+    if tasks is None:
+        return await _in_thread(otherwise, uri, *arguments)
+    return await _wait_for(asked(tasks, parsed))
 
 
 async def _wait_for(task: Task[Result]) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -131,6 +132,17 @@ def azure(azurite: servers.Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     s3dlio.create_bucket(uri)
     yield uri
     servers.disconnect_azure()
+
+
+@pytest.fixture
+def container(azure: str) -> Iterator[str]:
+    """``az://account/container`` with nothing in it."""
+    uri = f"az://{servers.ACCOUNT}/live-{random.randrange(10**9)}"
+    s3dlio.create_bucket(uri)
+    yield uri
+    s3dlio.configure_azure(account_key=servers.ACCOUNT_KEY, sas_token=None, connection_string=None, endpoint_url=None)
+    s3dlio.delete(uri, recursive=True)
+    s3dlio.delete_bucket(uri)
 
 
 FIGURES = pytest.StashKey[list[str]]()

@@ -25,7 +25,7 @@ def needed(program: Path) -> list[str]:
 
 
 def test_installed_tree_is_complete(prefix: Path) -> None:
-    abi = re.search(r"ABI_VERSION (\d+)", (ROOT / "csrc/include/s3dlio/version.h").read_text())[1]  # type: ignore[index]
+    abi = re.search(r"ABI_VERSION (\d+)", (ROOT / "csrc/include/s3dlio/version.h").read_text())[1]
     headers = {path.name for path in (ROOT / "csrc/include/s3dlio").iterdir()}
     assert {path.name for path in (prefix / "include/s3dlio").iterdir()} == headers
     assert (prefix / "lib/libs3dlio.so").readlink() == Path(f"libs3dlio.so.{abi}")
@@ -126,7 +126,7 @@ def test_ctypes_example_tells_checksums(prefix: Path, tmp_path: Path) -> None:
 
 def test_quick_start_of_the_document_runs(prefix: Path, tmp_path: Path) -> None:
     document = (ROOT / "docs/c-api.md").read_text()
-    program, commands = (re.search(rf"```{language}\n(.*?)```", document, re.DOTALL)[1] for language in ("c", "sh"))  # type: ignore[index]
+    program, commands = (re.search(rf"```{language}\n(.*?)```", document, re.DOTALL)[1] for language in ("c", "sh"))
     (tmp_path / "hello.c").write_text(program)
     printed = run("sh", "-e", "-c", commands, cwd=tmp_path, **paths_to(prefix))
     assert printed == "crc32c:c99465aa\nhello world"

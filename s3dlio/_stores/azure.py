@@ -164,7 +164,7 @@ class AzureSource:
                 etag=self._etag,
                 match_condition=MatchConditions.IfNotModified,
                 max_concurrency=1,
-            ).readinto(room)  # type: ignore[arg-type]
+            ).readinto(room)  # type: ignore[arg-type]  # of a stream it needs no more than write()
 
         try:
             ask(self._settings, "read", self._uri, call, is_over)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import threading
 import time
@@ -19,6 +18,7 @@ from s3dlio import _cancel, _errors
 from s3dlio._logging import logger
 from s3dlio._stores.azure_http import OverError, new_transport, watched
 from s3dlio._stores.azure_settings import ACCOUNT, CONTAINER, AzureSettings
+from s3dlio._stores.network import pause
 from s3dlio._uri import Uri
 
 Result = TypeVar("Result")
@@ -169,8 +169,6 @@ _STATUSES: dict[int, type[_errors.S3dlioError]] = {
 }
 
 
-_MAX_BACKOFF = 20.0
-
 # A block that was damaged on the way is sent again so often.
 _MAX_DAMAGED = 3
 
@@ -206,9 +204,7 @@ def ask(
             text = f"{operation} {where}: {type(error).__name__}: {error}"
             failure, cause = _errors.StorageError(text, operation=operation, uri=str(uri)), error
             again = watch.has_sent
-        delay = min(settings.backoff * 2 ** (attempt - 1), _MAX_BACKOFF)
-        # Spread, so that clients which failed together do not come back together.
-        delay *= random.uniform(0.5, 1.0)
+        delay = pause(settings, attempt)
         failure.attempts = attempt
         if not again or attempt > settings.retries or time.monotonic() + delay > deadline or is_over():
             if attempt > 1:

@@ -153,7 +153,7 @@ class _Body:
 
 
 class _Session(requests.Session):
-    def request(self, method: Any, url: Any, **settings: Any) -> requests.Response:  # type: ignore[override]
+    def request(self, method: Any, url: Any, **settings: Any) -> requests.Response:  # type: ignore[override]  # passed on
         watch = _watch()
         watch.look()
         watch.close()  # that of an attempt of the SDK's own

@@ -20,6 +20,7 @@ from azure.storage.blob import ContentSettings
 from s3dlio import _cancel, _errors
 from s3dlio._stores.azure_client import Place, ask, blob_client, new_thread, properties, start
 from s3dlio._stores.base import Block
+from s3dlio._stores.network import grown_size
 
 if TYPE_CHECKING:
     from s3dlio._options import WriterOptions
@@ -39,7 +40,7 @@ _MAX_THREADS = 16
 
 def block_size(number: int, first: int) -> int:
     """How large block ``number``, from 1 on, of a blob is whose first block has ``first`` bytes."""
-    return min(first << min((number - 1) // BLOCKS_OF_A_SIZE, 32), MAX_BLOCK)
+    return grown_size(number, first, BLOCKS_OF_A_SIZE, MAX_BLOCK)
 
 
 def checksum_headers(settings: AzureSettings, place: Place, data: Any) -> dict[str, str]:

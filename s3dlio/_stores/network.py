@@ -1,7 +1,8 @@
-"""What the settings of all stores behind a network have in common."""
+"""What all stores behind a network have in common."""
 
 from __future__ import annotations
 
+import random
 import re
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -33,6 +34,23 @@ class Deadlines(Protocol):
 
     @property
     def backoff(self) -> float: ...
+
+
+# Seconds.
+_MAX_BACKOFF = 20.0
+
+
+def pause(settings: Deadlines, attempt: int) -> float:
+    """Seconds between this attempt, from 1 on, and the next.  Spread, so that clients which failed together do not come
+    back together."""
+    longest: float = min(settings.backoff * 2 ** (attempt - 1), _MAX_BACKOFF)
+    return longest * random.uniform(0.5, 1.0)
+
+
+def grown_size(number: int, first: int, nalike: int, largest: int) -> int:
+    """How large piece ``number``, from 1 on, of an object is whose first has ``first`` bytes, where so many in a row
+    are alike and the next ones twice as large."""
+    return min(first << min((number - 1) // nalike, 32), largest)
 
 
 def check_deadlines(settings: Deadlines) -> None:

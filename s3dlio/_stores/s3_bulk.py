@@ -1,7 +1,7 @@
 """Long bodies to and from S3, over sockets of Python's own, each in a thread while it is busy.
 
 awscrt cuts a body into pieces of 16 KiB and asks Python for each, in one thread for all connections.  A socket takes
-and gives hundreds of KiB in one call, which lets the others run meanwhile: twice as fast, with half the processor time.
+and gives hundreds of KiB in one call, which lets the others run meanwhile.
 What is short stays with awscrt, which needs no thread to wait; signatures are always its work.
 """
 
@@ -34,7 +34,6 @@ _MAX_REST = 2.0
 _MAX_SIGNING = 60.0
 # Seconds between two looks at what the kernel has still to send.
 _LOOK = 1.0
-
 
 # Nothing for us has come yet: it was TLS's own.
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -100,10 +99,10 @@ class BulkExchange(Exchange):
             answer = connection.head(self.moved)
         except OSError as error:
             raise refused or error from None
+        if not is_sent and answer.status < 300:
+            raise refused or ConnectionError(f"{answer.status} was answered before the body was sent")
         self._on_response(answer.status, answer.headers)
         framing = Framing(answer, connection.line)
-        if not is_sent and answer.status < 400:
-            raise refused or ConnectionError(f"{answer.status} was answered before the body was sent")
         while self._own_error is None and not framing.is_over:
             try:
                 self._receive(connection, framing)
@@ -321,8 +320,13 @@ class BulkPool:
         # A connection that is broken off says so by an error; a program may want to die of the signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
         while (exchange := self._next()) is not None:
-            if not exchange.is_gone:
-                exchange.serve()
+            try:
+                if not exchange.is_gone:
+                    exchange.serve()
+            except BaseException:  # nothing that is known of; but a thread that is counted and dead is missed for ever
+                with self._changed:
+                    self._nthreads -= 1
+                raise
             del exchange
         self._prune()
 

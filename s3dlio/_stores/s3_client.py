@@ -26,6 +26,8 @@ from s3dlio._stores.s3_request import Request
 from s3dlio._stores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
+    import ssl
+
     from s3dlio._stores.s3_bulk import BulkPool
 
 # One event loop moves 10 Gbit/s.  More of them help where there are processors to run them beside the caller: with TLS
@@ -59,6 +61,7 @@ class _Client:
         self._signing: tuple[float, Any] = (0.0, None)
         self._pools: dict[str, Pool] = {}
         self._bulk_pools: dict[str, BulkPool] = {}
+        self._bulk_tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()
 
     def pool(self, netloc: str) -> Pool:
@@ -78,10 +81,10 @@ class _Client:
             found = self._bulk_pools.get(netloc)
             if found is None:
                 host, port = self._place(netloc)
-                tls = s3_bulk.tls_context(self._settings.ca_bundle) if self._tls is not None else None
-                found = self._bulk_pools[netloc] = s3_bulk.BulkPool(
-                    host, port, header, tls, self._settings.connect_timeout
-                )
+                if self._tls is not None and self._bulk_tls is None:  # once: the system's certificates are many
+                    self._bulk_tls = s3_bulk.tls_context(self._settings.ca_bundle)
+                timeout = self._settings.connect_timeout
+                found = self._bulk_pools[netloc] = s3_bulk.BulkPool(host, port, header, self._bulk_tls, timeout)
             return found
 
     def _place(self, netloc: str) -> tuple[str, int]:

@@ -31,9 +31,10 @@ _MAX_ANSWER = 16 << 20
 # As many as need not wait for each other; get_many() has 64 on their way.
 _MAX_CONNECTIONS = 128
 
-# What a socket is given or asked for at once; a byte has moved when this has.
+# What a socket is given or asked for at once.
 PIECE = 256 << 10
 
+# From here on a body is worth a thread while it is on its way.
 _LONG = 1 << 20
 
 # Exchanges that are begun within each other.

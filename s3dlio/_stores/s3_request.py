@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING
 from s3dlio import _errors
 from s3dlio._logging import logger
 from s3dlio._stores import s3_clock, s3_xml
+from s3dlio._stores.network import pause
 from s3dlio._stores.s3_errors import error_of_answer, is_damage, is_final, is_passing, translate
 from s3dlio._stores.s3_http import Answer, Call, DeclinedError, Exchange
 
 if TYPE_CHECKING:
     from s3dlio._stores.s3_client import Connection
     from s3dlio._tasks import Awaited
-
-_MAX_BACKOFF = 20.0
 
 # A part that was damaged on the way is sent again from its block so often.
 _MAX_DAMAGED = 3
@@ -150,9 +148,7 @@ class Request:
                 error.args = (f"{error} (tried {self._attempts} times)",)
             self._end(error)
             return
-        delay = min(settings.backoff * 2 ** (self._attempts - 1), _MAX_BACKOFF)
-        # Spread, so that clients which failed together do not come back together.
-        delay *= random.uniform(0.5, 1.0)
+        delay = pause(settings, self._attempts)
         if self._attempts == 1 and exchange.was_used and error.status is None:
             delay = 0.0  # the server may have closed it just when it was taken for this
         logger.debug("%s; again in %.2f s", error, delay)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import configparser
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType
@@ -22,19 +22,6 @@ ADDRESSINGS = ("auto", "path", "virtual")
 VERIFICATIONS = ("none", "size", "checksum")
 
 Credentials = tuple[str, str, str | None]
-
-
-_TEXTS = (
-    "endpoint_url",
-    "region",
-    "profile",
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-    "addressing",
-    "ca_bundle",
-    "verify",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +50,10 @@ class S3Settings:
     environment_profile: str | None = None
 
     def __post_init__(self) -> None:
-        for name in _TEXTS:
-            if not isinstance(getattr(self, name), (str, NoneType)):
-                raise TypeError(f"{name} must be a str, not {type(getattr(self, name)).__name__}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type in ("str", "str | None") and not isinstance(value, (str, NoneType)):
+                raise TypeError(f"{each.name} must be a str, not {type(value).__name__}")
         if self.endpoint_url is not None:
             check_endpoint("S3", self.endpoint_url)
         if self.addressing not in ADDRESSINGS:

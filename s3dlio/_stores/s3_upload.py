@@ -21,6 +21,7 @@ from s3dlio import _errors
 from s3dlio._logging import logger
 from s3dlio._stores import s3_xml
 from s3dlio._stores.base import Block
+from s3dlio._stores.network import grown_size
 from s3dlio._stores.s3_client import Connection
 from s3dlio._stores.s3_clock import after, leave_work, run_left_work
 from s3dlio._stores.s3_http import Answer, Call
@@ -48,7 +49,7 @@ PARTS_OF_A_SIZE = 960
 
 def part_size(number: int, first: int) -> int:
     """How large part ``number``, from 1 on, of an object is whose first part has ``first`` bytes."""
-    return min(first << min((number - 1) // PARTS_OF_A_SIZE, 32), MAX_PART)
+    return grown_size(number, first, PARTS_OF_A_SIZE, MAX_PART)
 
 
 def base64_crc(crc: int) -> str:
@@ -100,7 +101,7 @@ async def check_stored(connection: Connection, uri: Uri, size: int, crc: int, et
     stored = whole_crc(answer)
     is_wrong = verify == "checksum" and stored and stored != base64_crc(crc)
     tag = answer.headers.get("etag", "")
-    if not stored:  # then the tag is what tells it from another object of its size
+    if not stored and etag:  # then the tag is what tells it from another object of its size
         is_wrong = tag.strip('"') not in ("", etag.strip('"'))
     if found != str(size) or is_wrong:
         text = (

@@ -7,15 +7,14 @@ import errno
 import gc
 import os
 import random
-import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from urllib.parse import unquote
+from collections.abc import Callable
 
 import pytest
 import servers
+from live_process import check_clients_of_children, interrupt
 from proxy import Fault, Proxy, wait_until
 
 import s3dlio
@@ -43,17 +42,6 @@ ODD_NAMES = [
 
 def operations(proxy: Proxy) -> list[str]:
     return [operation for operation, _ in proxy.requests]
-
-
-@pytest.fixture
-def container(azure: str) -> Iterator[str]:
-    """One with nothing in it."""
-    uri = f"az://{servers.ACCOUNT}/live-{random.randrange(10**9)}"
-    s3dlio.create_bucket(uri)
-    yield uri
-    s3dlio.configure_azure(account_key=servers.ACCOUNT_KEY, sas_token=None, connection_string=None, endpoint_url=None)
-    s3dlio.delete(uri, recursive=True)
-    s3dlio.delete_bucket(uri)
 
 
 @pytest.mark.parametrize("name", ODD_NAMES, ids=range(len(ODD_NAMES)))
@@ -409,117 +397,9 @@ def test_nobody_there_is_an_error_in_bounded_time(container: str) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_sas_does_what_it_permits_and_no_more(container: str) -> None:
-    name = container.rpartition("/")[2]
-    s3dlio.put(f"{container}/a", b"x")
-    s3dlio.configure_azure(sas_token="?" + servers.sas(name, read=True, list=True))
-    assert s3dlio.get(f"{container}/a") == b"x"
-    assert s3dlio.list(container) == [f"{container}/a"]
-    with pytest.raises(s3dlio.PermissionDeniedError) as caught:
-        s3dlio.put(f"{container}/a", b"y")
-    assert caught.value.status == 403
-    s3dlio.configure_azure(sas_token=servers.sas(name, read=True, write=True, create=True, list=True, delete=True))
-    s3dlio.put(f"{container}/a", bytes(17 * MIB), buffer_size=BLOCK)
-    s3dlio.copy(f"{container}/a", f"{container}/b")
-    assert s3dlio.stat(f"{container}/b")["size"] == 17 * MIB
-    s3dlio.delete(container, recursive=True)
-    assert s3dlio.list(container) == []
-
-
-def test_connection_string_names_account_key_and_endpoint(container: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = os.environ["AZURE_STORAGE_ENDPOINT"]
-    name = container.rpartition("/")[2]
-    with monkeypatch.context() as patch:
-        for variable in ("AZURE_STORAGE_ENDPOINT", "AZURE_STORAGE_KEY", "AZURE_BLOB_ACCOUNT"):
-            patch.setenv(variable, "")
-        text = f"AccountName={servers.ACCOUNT};AccountKey={servers.ACCOUNT_KEY};BlobEndpoint={url};"
-        patch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
-        s3dlio.put(f"az://{name}/short", b"x")
-        assert s3dlio.get(f"{container}/short") == b"x"
-
-
-def test_anonymous_reads_what_is_public_and_no_more(container: str) -> None:
-    s3dlio.put(f"{container}/a", b"x")
-    s3dlio.configure_azure(anonymous=True)
-    with pytest.raises(s3dlio.S3dlioError) as caught:
-        s3dlio.get(f"{container}/a")
-    assert caught.value.status in (401, 403, 404)  # who may not know is told that it is not there
-    s3dlio.configure_azure(anonymous=None)
-    client = azure_client.container_client(azure_settings(), azure_client.Place(*container[5:].split("/"), "", ""))
-    client.set_container_access_policy({}, public_access="blob")
-    s3dlio.configure_azure(anonymous=True)
-    assert s3dlio.get(f"{container}/a") == b"x"
-    with pytest.raises(s3dlio.S3dlioError):
-        s3dlio.put(f"{container}/a", b"y")
-    s3dlio.configure_azure(anonymous=None)
-    assert s3dlio.get(f"{container}/a") == b"x"
-
-
-def azure_settings() -> object:
-    from s3dlio._stores.azure_settings import current_settings
-
-    return current_settings()
-
-
-def test_secrets_are_shown_nowhere(container: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(1)
-    name = container.rpartition("/")[2]
-    s3dlio.put(f"{container}/a", b"x")
-    token = servers.sas("another", read=True)
-    signature = servers.signature(token)
-    text = f"AccountName={servers.ACCOUNT};AccountKey=d3Jvbmctc2VjcmV0"
-    cases = [
-        ({"account_key": "d3Jvbmctc2VjcmV0"}, s3dlio.PermissionDeniedError),
-        ({"account_key": "no-base64-secret!"}, s3dlio.PermissionDeniedError),
-        ({"sas_token": token}, s3dlio.PermissionDeniedError),
-        ({"connection_string": text}, s3dlio.PermissionDeniedError),
-    ]
-    for settings, kind in cases:
-        s3dlio.configure_azure(**dict.fromkeys(("account_key", "sas_token", "connection_string")) | settings)
-        seen = ""
-        for operation in (s3dlio.get, s3dlio.list, lambda uri: s3dlio.put(uri, b"y")):
-            with pytest.raises(kind) as caught:
-                operation(f"{container}/a")
-            error: BaseException | None = caught.value
-            while error is not None:
-                seen += f"{error} {error!r} {error.args}"
-                error = error.__cause__
-        seen = unquote(seen + repr(azure_settings()) + caplog.text)
-        for secret in ("d3Jvbmctc2VjcmV0", "no-base64-secret", servers.ACCOUNT_KEY, signature):
-            assert secret not in seen, settings
-    s3dlio.configure_azure(**dict.fromkeys(("account_key", "sas_token", "connection_string")))
-    token = servers.sas(name, read=True)
-    s3dlio.configure_azure(sas_token=token)
-    assert s3dlio.get(f"{container}/a") == b"x"
-    assert "sig=" in caplog.text
-    assert servers.signature(token) not in unquote(caplog.text)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # fork beside threads
 def test_client_is_made_anew_after_a_fork(container: str) -> None:
-    s3dlio.put(f"{container}/forked", b"from the parent")
-    pids = []
-    for number in range(4):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                good = s3dlio.get(f"{container}/forked") == b"from the parent"
-                s3dlio.put(f"{container}/forked-{number}", str(number).encode())
-                os._exit(0 if good else 1)
-            finally:
-                os._exit(2)
-        pids.append(pid)
-    assert s3dlio.get(f"{container}/forked") == b"from the parent"
-    deadline = time.monotonic() + 60
-    for pid in pids:
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                break
-            assert time.monotonic() < deadline, "a child hangs"
-            time.sleep(0.02)
-        assert os.waitstatus_to_exitcode(status) == 0
-    assert [s3dlio.get(f"{container}/forked-{number}") for number in range(4)] == [b"0", b"1", b"2", b"3"]
+    check_clients_of_children(container)
 
 
 def test_stream_takes_no_more_memory_than_the_formula_says(
@@ -576,21 +456,11 @@ def test_ctrl_c_ends_every_wait_at_once(container: str) -> None:
         ("Put Block List", stream),
     ]
     url = os.environ["AZURE_STORAGE_ENDPOINT"]
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        with Proxy(url) as proxy:
-            s3dlio.configure_azure(endpoint_url=proxy.url)
-            for operation, wait in waits:
-                proxy.faults = [Fault("stall", operation, 1000)]
-                signal.setitimer(signal.ITIMER_REAL, 0.5)
-                began = time.monotonic()
-                with pytest.raises(KeyboardInterrupt):
-                    wait()
-                assert 0.3 < time.monotonic() - began < 1.5, operation
-                assert proxy.faults[0].fired, operation
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with Proxy(url) as proxy:
+        s3dlio.configure_azure(endpoint_url=proxy.url)
+        for operation, wait in waits:
+            proxy.faults = [Fault("stall", operation, 1000)]
+            interrupt(wait, lambda: proxy.faults[0].fired > 0, 1.0)
     servers.disconnect_azure()
     assert wait_until(lambda: not threads_of_ours(), 10)
     s3dlio.configure_azure(endpoint_url=url)

@@ -4,7 +4,6 @@ stored."""
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 import servers
-from proxy import Fault, Proxy, wait_until
+from live_process import interrupt
+from proxy import Fault, Proxy
 
 import s3dlio
 from s3dlio import aio
@@ -55,30 +55,6 @@ def check_nothing_is_left(proxy: Proxy, base: str, most_uploads: int = 0) -> Non
         time.sleep(0.1)  # the last requests to abort are under way
     assert len(s3dlio.list_stale_uploads(base)) <= most_uploads
     assert not [thread for thread in threading.enumerate() if thread.name == "s3dlio-many"]
-
-
-def interrupt(work: Callable[[], object], is_time: Callable[[], bool] = lambda: True) -> None:
-    """Ctrl-C after half a second, and not before it is time."""
-    began = []
-
-    def strike() -> None:
-        time.sleep(0.5)
-        wait_until(is_time, 10)
-        began.append(time.monotonic())
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM)
-
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    thread = threading.Thread(target=strike)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            thread.start()
-            work()
-            thread.join(20)
-        assert is_time()
-        assert time.monotonic() - began[0] < SOON
-    finally:
-        thread.join(20)
-        signal.signal(signal.SIGALRM, before)
 
 
 def cancel(begin: Callable[[], Coroutine[Any, Any, object]], is_time: Callable[[], bool] = lambda: True) -> None:

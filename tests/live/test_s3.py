@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
 import random
-import signal
 import subprocess
 import time
 import weakref
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import servers
+from live_process import check_clients_of_children, interrupt
 from proxy import Fault, Proxy, wait_until
 
 import s3dlio
@@ -243,29 +242,7 @@ def test_nobody_there_is_an_error_in_bounded_time(s3: str) -> None:
 
 
 def test_client_is_made_anew_after_a_fork(s3: str) -> None:
-    s3dlio.put(f"{s3}/forked", b"from the parent")
-    pids = []
-    for number in range(4):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                good = s3dlio.get(f"{s3}/forked") == b"from the parent"
-                s3dlio.put(f"{s3}/forked-{number}", str(number).encode())
-                os._exit(0 if good else 1)
-            finally:
-                os._exit(2)
-        pids.append(pid)
-    assert s3dlio.get(f"{s3}/forked") == b"from the parent"
-    deadline = time.monotonic() + 60
-    for pid in pids:
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                break
-            assert time.monotonic() < deadline, "a child hangs"
-            time.sleep(0.02)
-        assert os.waitstatus_to_exitcode(status) == 0
-    assert [s3dlio.get(f"{s3}/forked-{number}") for number in range(4)] == [b"0", b"1", b"2", b"3"]
+    check_clients_of_children(s3)
 
 
 @pytest.mark.parametrize("key", ["../out", "/etc/out", "a/../../out", "a//b", "./a"])
@@ -313,18 +290,9 @@ def test_ctrl_c_ends_every_wait_at_once(s3: str, seaweed: servers.Server) -> Non
             ("UploadPart", stream),
             ("CompleteMultipartUpload", stream),
         ]
-        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-        try:
-            for operation, wait in waits:
-                proxy.faults = [Fault("stall", operation, 1000)]
-                signal.setitimer(signal.ITIMER_REAL, 0.5)
-                began = time.monotonic()
-                with pytest.raises(KeyboardInterrupt):
-                    wait()
-                assert 0.3 < time.monotonic() - began < 1.5, operation
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        for operation, wait in waits:
+            proxy.faults = [Fault("stall", operation, 1000)]
+            interrupt(wait, lambda: proxy.faults[0].fired > 0, 1.0)
         proxy.faults = []
         assert not s3dlio.exists(f"{s3}/interrupt/b")
         left = s3dlio.list_stale_uploads(f"{s3}/interrupt/")

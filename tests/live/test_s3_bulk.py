@@ -64,7 +64,7 @@ class Teller:
         self._listener.close()
 
 
-def _line(file: socket.SocketIO) -> str:  # type: ignore[type-arg, unused-ignore]
+def _line(file: socket.SocketIO) -> str:
     line = b""
     while not line.endswith(b"\n"):
         try:
@@ -196,6 +196,18 @@ def test_range_that_is_not_what_was_asked_for(tell: Callable[..., Teller], fault
 
 
 STORED = answer("200 OK", more='ETag: "e"\r\n')
+
+
+def test_answer_that_leads_elsewhere_needs_no_body_to_be_sent(tell: Callable[..., Teller]) -> None:
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        told = b"<Error><Code>PermanentRedirect</Code><Message>elsewhere</Message></Error>"
+        connection.sendall(answer("301 Moved Permanently", told, "x-amz-bucket-region: eu-west-9\r\n"))
+        return not teller.over.wait(1)
+
+    teller = tell(serve)
+    with pytest.raises(s3dlio.StorageError, match=r"PermanentRedirect.*eu-west-9"):
+        s3dlio.put("s3://abc/d", bytes(SIZE))
+    assert teller.requests == 1
 
 
 def test_success_before_the_body_was_sent_is_none(tell: Callable[..., Teller]) -> None:

@@ -26,7 +26,7 @@ class _Teller(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
-    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+    def log_message(self, *arguments: object) -> None:
         pass
 
 

@@ -1,4 +1,4 @@
-# The compiled module cmake/python/_crc32c.c.
+# The compiled module cmake/python/_buffers.c.
 from typing_extensions import Buffer
 
 def crc32c(buffer: Buffer, value: int = 0) -> int: ...

@@ -165,7 +165,7 @@ static PyType_Slot held_slots[] = {
 };
 
 static PyType_Spec held_spec = {
-    .name = "s3dlio._crc32c.Held",
+    .name = "s3dlio._buffers.Held",
     .basicsize = sizeof(struct held),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = held_slots,
@@ -196,13 +196,13 @@ static PyModuleDef_Slot slots[] = {
 
 static struct PyModuleDef definition = {
     .m_base = PyModuleDef_HEAD_INIT,
-    .m_name = "s3dlio._crc32c",
+    .m_name = "s3dlio._buffers",
     .m_methods = methods,
     .m_slots = slots,
 };
 
 PyMODINIT_FUNC
-PyInit__crc32c(void)
+PyInit__buffers(void)
 {
     return PyModuleDef_Init(&definition);
 }
