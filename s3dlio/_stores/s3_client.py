@@ -156,7 +156,11 @@ class Connection:
     def add(self, request: Request) -> None:
         with self._lock:
             self._requests.add(request)
-        s3_clock.watch(self)
+        try:
+            s3_clock.watch(self)
+        except BaseException:
+            self.forget(request)
+            raise
 
     def forget(self, request: Request) -> None:
         with self._lock:

@@ -20,6 +20,15 @@ from s3dlio._logging import logger
 _LOOK = 0.25
 
 
+_is_exiting = False
+
+
+def note_exit() -> None:
+    """The interpreter ends, and may start no more threads."""
+    global _is_exiting
+    _is_exiting = True
+
+
 class Watched(Protocol):
     def look(self, now: float) -> None:
         """Gives up what does not move."""
@@ -69,9 +78,16 @@ class _Clock:
             self._need_thread()
 
     def _need_thread(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="s3dlio-s3-clock", daemon=True)
-            self._thread.start()
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="s3dlio-s3-clock", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not _is_exiting:
+                raise
+            return  # from Python 3.12 on; what is sent now is looked after by whoever waits for it
+        self._thread = thread
 
     def _run(self) -> None:
         while True:

@@ -23,7 +23,7 @@ from s3dlio._stores import s3_xml
 from s3dlio._stores.base import Block
 from s3dlio._stores.network import grown_size
 from s3dlio._stores.s3_client import Connection
-from s3dlio._stores.s3_clock import after, leave_work, run_left_work
+from s3dlio._stores.s3_clock import after, leave_work, note_exit, run_left_work
 from s3dlio._stores.s3_http import Answer, Call
 from s3dlio._stores.s3_request import Request
 from s3dlio._tasks import Awaited, run
@@ -383,6 +383,7 @@ _open_sinks: weakref.WeakSet[S3Sink] = weakref.WeakSet()
 
 def _at_exit() -> None:
     """The interpreter ends: what is unfinished is dropped, while the connections still work."""
+    note_exit()
     run_left_work()
     for sink in list(_open_sinks):
         try:

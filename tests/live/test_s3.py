@@ -129,6 +129,29 @@ sys.exit(7)
     assert not s3dlio.exists(f"{s3}/exit/a")
 
 
+def test_idle_stream_is_aborted_where_no_thread_can_be_started_any_more(
+    s3: str, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    # As from Python 3.12 on, once the interpreter ends.
+    code = """
+import atexit, sys, threading, time, s3dlio
+writer = s3dlio.open_writer(sys.argv[1], buffer_size=5 << 20)
+writer.write_chunk(bytes(11 << 20))
+assert len(s3dlio.list_stale_uploads(sys.argv[1])) == 1
+deadline = time.monotonic() + 20
+while any(thread.name.startswith("s3dlio-s3") for thread in threading.enumerate()):
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+def refuse(thread):
+    raise RuntimeError("can't start new thread at interpreter shutdown")
+
+atexit.register(lambda: setattr(threading.Thread, "start", refuse))
+"""
+    run_python(code, f"{s3}/exit-idle/a")
+    assert s3dlio.list_stale_uploads(f"{s3}/exit-idle/") == []
+
+
 def test_stale_uploads_are_listed_and_aborted(
     s3: str, run_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
