@@ -189,6 +189,7 @@ class AzureStore(Store):
     """Containers and what is in them."""
 
     read_size = 8 << 20
+    acts_late = True
 
     def create(self, uri: Uri, options: WriterOptions) -> StagedStream:
         settings, place = self._object(uri, "open", _errors.InvalidInputError)
@@ -209,6 +210,19 @@ class AzureStore(Store):
         etag = put_whole(settings, place, uri, view, options, "put")
         if options.verify not in (None, "none"):
             verify(settings, place, uri, "put", etag, len(view))
+
+    def put_if(self, uri: Uri, data: bytes, etag: str | None, options: WriterOptions) -> bool:
+        settings, place = self._object(uri, "put", _errors.InvalidInputError)
+        condition: dict[str, Any] = {"overwrite": False}
+        if etag is not None:
+            condition = {"overwrite": True, "etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified}
+        try:
+            put_whole(settings, place, uri, memoryview(data), options, "put", **condition)
+        except _errors.S3dlioError as error:
+            if error.code in ("BlobAlreadyExists", "ConditionNotMet", "BlobNotFound"):
+                return False
+            raise
+        return True
 
     def open(self, uri: Uri) -> AzureSource:
         settings, place = self._object(uri, "open", _errors.NotFoundError)

@@ -56,9 +56,15 @@ def checksum_headers(settings: AzureSettings, place: Place, data: Any) -> dict[s
 
 
 def put_whole(
-    settings: AzureSettings, place: Place, uri: Uri, data: memoryview, options: WriterOptions, operation: str
+    settings: AzureSettings,
+    place: Place,
+    uri: Uri,
+    data: memoryview,
+    options: WriterOptions,
+    operation: str,
+    **condition: Any,
 ) -> str:
-    """Stores a whole blob in one request.  Returns its ETag."""
+    """Stores a whole blob in one request, on a condition of the SDK's.  Returns its ETag."""
     whole = data.obj
     # The SDK takes no view.
     content = whole if isinstance(whole, bytes) and len(whole) == len(data) else bytes(data)
@@ -69,10 +75,10 @@ def put_whole(
             blob_client(settings, place).upload_blob(
                 content,
                 length=len(content),
-                overwrite=True,
                 max_concurrency=1,
                 content_settings=_content_settings(options),
                 headers=dict(headers),
+                **(condition or {"overwrite": True}),
             )
         )
 

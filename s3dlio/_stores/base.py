@@ -36,7 +36,8 @@ class WriterStats:
     ``io_engine``: ``'io_uring'``, ``'threads'``, ``'pwrite'`` (a short file, written by one call) or the store's name.
     ``direct``: whether the file is written with O_DIRECT, and if not although asked for, ``direct_reason`` says why.
     ``registered``: whether io_uring holds the blocks registered.  ``bytes_written`` came in, ``compressed_bytes`` are
-    stored, in ``blocks`` of ``block_size`` bytes.  ``wait_seconds``: how long the caller was kept waiting.
+    stored, in ``blocks`` of ``block_size`` bytes; ``crc32c`` and ``stored_crc32c`` are their checksums.
+    ``wait_seconds``: how long the caller was kept waiting.
     ``visible``: whether the object stands under its name.
     """
 
@@ -49,6 +50,7 @@ class WriterStats:
     bytes_written: int
     compressed_bytes: int
     crc32c: int
+    stored_crc32c: int
     wait_seconds: float
     visible: bool
 
@@ -124,6 +126,9 @@ class Store(ABC):
     # What is read at once for small reads, in bytes.
     read_size = 1 << 20
 
+    # Whether a request that has failed here may still be carried out there.
+    acts_late = False
+
     def tasks(self) -> Tasks | None:
         """Its operations as coroutines, if it has them."""
         return None
@@ -147,6 +152,11 @@ class Store(ABC):
         except BaseException:
             stream.abort()
             raise
+
+    @abstractmethod
+    def put_if(self, uri: Uri, data: bytes, etag: str | None, options: WriterOptions) -> bool:
+        """Stores a small object if the one that stands there has this tag, as `stat` tells it, or with None if there is
+        none.  Returns whether it did.  Where a server knows no conditions it is stored in any case."""
 
     def get(self, uri: Uri) -> bytes | None:
         """The whole object, if the store has a shorter way to it than `open`."""
@@ -333,6 +343,7 @@ class StagedStream:
             bytes_written=totals.raw_nbytes,
             compressed_bytes=totals.stored_nbytes,
             crc32c=totals.raw_crc32c,
+            stored_crc32c=totals.stored_crc32c,
             wait_seconds=self._waited,
             visible=self._visible or self.sink.acknowledged,
         )

@@ -6,11 +6,13 @@ The library does the work, from the first copy to the rename; there is no Python
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from stat import S_ISDIR, S_ISREG
@@ -33,6 +35,9 @@ _DURABILITY = {
 
 # The longest object that is stored in one call, which Ctrl-C does not break off.
 _WHOLE_NBYTES = 1 << 20
+
+# Seconds that another process may take for `put_if`.
+_LOCK_TIMEOUT = 60.0
 
 # The hidden names under which the library makes files (csrc/src/hidden.h).
 _HIDDEN = re.compile(r"\..+\.s3dlio-[0-9]{1,2}", re.DOTALL)
@@ -90,6 +95,7 @@ class FileStream:
             bytes_written=stats.raw_nbytes,
             compressed_bytes=stats.stored_nbytes,
             crc32c=stats.raw_crc32c,
+            stored_crc32c=stats.stored_crc32c,
             wait_seconds=stats.wait_ns / 1e9,
             visible=bool(stats.published),
         )
@@ -164,6 +170,22 @@ class FileStore(Store):
         status = lib.s3dlio_writer_put(os.fsencode(uri.key), data, len(data), self._library_options(options))
         if status:
             raise_status(status, "put", str(uri))
+
+    def put_if(self, uri: Uri, data: bytes, etag: str | None, options: WriterOptions) -> bool:
+        try:
+            with _locked(os.path.dirname(uri.key) or "/", uri):
+                try:
+                    found = self.stat(uri)["etag"]
+                except _errors.NotFoundError:
+                    found = None
+                if found != etag:
+                    return False
+                self.put(uri, data, options)
+                return True
+        except OSError as error:
+            if isinstance(error, _errors.S3dlioError):
+                raise
+            raise _translate(error, "put", uri) from error
 
     def _library_options(self, options: WriterOptions) -> Any:
         """``struct s3dlio_writer_options *``, which the library only reads."""
@@ -246,6 +268,35 @@ class FileStore(Store):
             # Inside a folder somebody else's deletion may have come in between: then not all is gone.
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)) or os.path.lexists(path):
                 raise _translate(error, "delete", uri) from error
+
+
+@contextmanager
+def _locked(folder: str, uri: Uri) -> Iterator[None]:
+    """Meanwhile no other `put_if` changes what is in the folder."""
+    os.makedirs(folder, exist_ok=True)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    text = f"put {uri}: another process has held the lock of {folder} for {_LOCK_TIMEOUT:g} s"
+                    raise _errors.TimedOutError(text, operation="put", uri=str(uri)) from None
+                _cancel.check()
+                time.sleep(0.001)
+            except OSError as error:
+                # A file system that has no locks, or as NFS none of folders ("flock(2)", "NFS details").
+                if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                break
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child of a fork may hold on to the descriptor
+        os.close(fd)
 
 
 @lru_cache(64)

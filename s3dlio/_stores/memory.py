@@ -89,6 +89,14 @@ class MemoryStore(Store):
             raise InvalidInputError(f"open {uri}: names no object", operation="open", uri=str(uri))
         return StagedStream(_MemorySink(self, uri), uri, options)
 
+    def put_if(self, uri: Uri, data: bytes, etag: str | None, options: WriterOptions) -> bool:
+        with self._lock:
+            found = self._objects.get((uri.container, uri.key))
+            if (None if found is None else _tag(found.data)) != etag:
+                return False
+            self._objects[uri.container, uri.key] = _Object(data, datetime.now(UTC))
+        return True
+
     def open(self, uri: Uri) -> _MemorySource:
         return _MemorySource(self._find(uri, "open").data)
 
@@ -97,7 +105,7 @@ class MemoryStore(Store):
         return ObjectStat(
             size=len(found.data),
             last_modified=found.changed.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            etag=hashlib.sha256(found.data).hexdigest(),
+            etag=_tag(found.data),
         )
 
     def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
@@ -132,3 +140,7 @@ class MemoryStore(Store):
         if found is None:
             raise NotFoundError(f"{operation} {uri}: no such object", operation=operation, uri=str(uri))
         return found
+
+
+def _tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

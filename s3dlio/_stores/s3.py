@@ -47,6 +47,7 @@ class S3Store(Store):
     """Buckets and what is in them.  What needs requests alone is a task."""
 
     read_size = 8 << 20
+    acts_late = True
 
     def tasks(self) -> S3Tasks:
         return S3Tasks(connection_for(current_settings()))
@@ -67,6 +68,9 @@ class S3Store(Store):
             super().put(uri, data, options)
         else:
             run(tasks.put(uri, data, options))
+
+    def put_if(self, uri: Uri, data: bytes, etag: str | None, options: WriterOptions) -> bool:
+        return run(self.tasks().put_if(uri, data, etag, options))
 
     def tasks_for_put(self, data: bytes | Any, options: WriterOptions) -> S3Tasks | None:
         is_small = len(data) <= WHOLE_NBYTES and not options.compression

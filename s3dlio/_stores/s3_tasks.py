@@ -180,6 +180,22 @@ class S3Tasks:
         view = memoryview(data if isinstance(data, bytes) else ffi.buffer(data))
         await put_whole(self.connection, uri, view, crc32c(view), options.content_type, options.verify or "none")
 
+    async def put_if(self, uri: Uri, data: bytes, etag: str | None, options: WriterOptions) -> bool:
+        check_object(uri, "put")
+        condition = ("if-none-match", "*") if etag is None else ("if-match", f'"{etag}"')
+        view = memoryview(data)
+        try:
+            await put_whole(self.connection, uri, view, crc32c(view), options.content_type, "none", condition)
+        except _errors.S3dlioError as error:
+            if error.status == 501:  # a store that knows no conditions
+                await self.put(uri, data, options)
+                return True
+            # "Conditional requests": another object, none any more, or another request at the same moment.
+            if error.status == 412 or error.code in ("NoSuchKey", "ConditionalRequestConflict"):
+                return False
+            raise
+        return True
+
     async def stat(self, uri: Uri) -> ObjectStat:
         answer = await self._head(uri, "stat")
         date = _header(answer, "last-modified", uri, "stat")

@@ -66,10 +66,16 @@ def _type_headers(content_type: str | None) -> list[tuple[str, str]]:
 
 
 async def put_whole(
-    connection: Connection, uri: Uri, data: memoryview, crc: int, content_type: str | None, verify: str
+    connection: Connection,
+    uri: Uri,
+    data: memoryview,
+    crc: int,
+    content_type: str | None,
+    verify: str,
+    *conditions: tuple[str, str],
 ) -> str:
-    """Stores a whole object in one request.  Returns its ETag."""
-    headers = _checksum_headers(connection, crc) + _type_headers(content_type)
+    """Stores a whole object in one request, with these headers as conditions.  Returns its ETag."""
+    headers = [*_checksum_headers(connection, crc), *_type_headers(content_type), *conditions]
     answer = await connection.ask(Call("PutObject", "PUT", uri.container, uri.key, headers=headers, data=data))
     etag = answer.headers.get("etag")
     if not etag:

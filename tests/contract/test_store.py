@@ -6,12 +6,15 @@ import io
 import os
 import random
 import re
+import threading
 
 import numpy as np
 import pytest
 from places import Place
 
 import s3dlio
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import parse_uri
 
 
 def names(place: Place, found: list[str]) -> list[str]:
@@ -264,3 +267,37 @@ def test_raw_reader_does_not_write_into_bytes(place: Place) -> None:
 def test_new_folders_come_with_the_object(place: Place) -> None:
     s3dlio.put(place.uri("some/new/folder/a"), b"x")
     assert s3dlio.get(place.uri("some/new/folder/a")) == b"x"
+
+
+def test_put_if_stores_only_over_what_was_seen(place: Place) -> None:
+    uri = parse_uri(place.uri("a"))
+    store, options = store_for(uri), s3dlio.WriterOptions()
+    assert not store.put_if(uri, b"0", "of-nothing", options)
+    assert store.put_if(uri, b"1", None, options)
+    assert not store.put_if(uri, b"2", None, options)
+    seen = store.stat(uri)["etag"]
+    assert store.put_if(uri, b"3", seen, options)
+    assert not store.put_if(uri, b"4", seen, options)
+    assert s3dlio.get(place.uri("a")) == b"3"
+
+
+def test_of_many_that_put_if_at_once_one_does(place: Place) -> None:
+    uri = parse_uri(place.uri("a"))
+    store, options = store_for(uri), s3dlio.WriterOptions()
+    s3dlio.put(place.uri("a"), b"before")
+    for _ in range(5):
+        seen = store.stat(uri)["etag"]
+        start, done = threading.Barrier(4), []
+
+        def try_it(number: int, seen: str = seen, start: threading.Barrier = start, done: list[int] = done) -> None:
+            start.wait(timeout=30)
+            if store.put_if(uri, random.randbytes(10) + bytes([number]), seen, options):
+                done.append(number)
+
+        threads = [threading.Thread(target=try_it, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        assert len(done) == 1
+        assert s3dlio.get(place.uri("a"))[-1] == done[0]
