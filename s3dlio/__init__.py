@@ -59,6 +59,23 @@ if _typing.TYPE_CHECKING:
     from s3dlio import aio
     from s3dlio._stores.azure_settings import configure_azure
     from s3dlio._stores.s3_settings import configure_s3
+    from s3dlio.checkpoint import (
+        CheckpointInfo,
+        CheckpointReader,
+        CheckpointStore,
+        CheckpointWriter,
+        PyCheckpointInfo,
+        PyCheckpointReader,
+        PyCheckpointStore,
+        PyCheckpointStream,
+        PyCheckpointWriter,
+        ShardStream,
+        finalize_distributed_checkpoint,
+        load_checkpoint,
+        load_checkpoint_with_validation,
+        save_checkpoint,
+        save_distributed_shard,
+    )
 
 # The reference's names.
 PyObjectWriter = ObjectWriter
@@ -72,6 +89,10 @@ __version__ = version()
 __all__ = [
     "BusyError",
     "BytesView",
+    "CheckpointInfo",
+    "CheckpointReader",
+    "CheckpointStore",
+    "CheckpointWriter",
     "ClosedError",
     "CorruptDataError",
     "ForkedError",
@@ -82,9 +103,15 @@ __all__ = [
     "ObjectStat",
     "ObjectWriter",
     "PermissionDeniedError",
+    "PyCheckpointInfo",
+    "PyCheckpointReader",
+    "PyCheckpointStore",
+    "PyCheckpointStream",
+    "PyCheckpointWriter",
     "PyObjectWriter",
     "PyWriterOptions",
     "S3dlioError",
+    "ShardStream",
     "StaleUpload",
     "StorageError",
     "TimedOutError",
@@ -109,6 +136,7 @@ __all__ = [
     "delete_bucket",
     "download",
     "exists",
+    "finalize_distributed_checkpoint",
     "get",
     "get_many",
     "get_range",
@@ -116,10 +144,14 @@ __all__ = [
     "iter_objects",
     "list",
     "list_stale_uploads",
+    "load_checkpoint",
+    "load_checkpoint_with_validation",
     "open_reader",
     "open_writer",
     "put",
     "put_many",
+    "save_checkpoint",
+    "save_distributed_shard",
     "stat",
     "upload",
     "version",
@@ -131,10 +163,12 @@ def __dir__() -> _typing.Iterable[str]:
 
 
 def __getattr__(name: str) -> object:
-    # asyncio takes longer to import than all of this package, and not everybody uses S3 or Azure.
+    # asyncio takes longer to import than all of this package, and not everybody uses S3, Azure or checkpoints.
     if name == "aio":
         return _importlib.import_module("s3dlio.aio")
     if name in ("configure_azure", "configure_s3"):
         store = name.removeprefix("configure_")
         return getattr(_importlib.import_module(f"s3dlio._stores.{store}_settings"), name)
+    if name in __all__:
+        return getattr(_importlib.import_module("s3dlio.checkpoint"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

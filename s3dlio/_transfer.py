@@ -6,7 +6,6 @@ import glob
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +89,9 @@ def _targets(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], d
         found += _files(os.fspath(each))
     if len(found) == 1 and dest.key and not dest.key.endswith("/") and not Path(os.fspath(given[0])).is_dir():
         return {dest: found[0][0]}
-    folder = dest.key if not dest.key or dest.key.endswith("/") else dest.key + "/"
     targets: dict[Uri, str] = {}
     for path, name in found:
-        target = replace(dest, key=folder + name)
+        target = dest.below(name)
         if target in targets:
             raise InvalidInputError(f"upload {path}: {target} is also the target of {targets[target]}", uri=str(target))
         targets[target] = path

@@ -28,6 +28,14 @@ class Uri:
     def __str__(self) -> str:
         return format_uri(self.scheme, self.container, self.key)
 
+    @property
+    def folder(self) -> str:
+        """The key as a folder: with this begins what is below it."""
+        return self.key if not self.key or self.key.endswith("/") else self.key + "/"
+
+    def below(self, name: str) -> Uri:
+        return Uri(self.scheme, self.container, self.folder + name)
+
 
 def parse_uri(uri: str) -> Uri:
     """Takes a URI apart.

@@ -109,7 +109,7 @@ class MemoryStore(Store):
         )
 
     def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
-        folder = uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
+        folder = uri.folder
         seen = set()
         for key in self._keys(uri, folder):
             if not recursive and "/" in key[len(folder) :]:

@@ -327,7 +327,7 @@ class S3Tasks:
             found, after = _parsed(functools.partial(s3_xml.parse_uploads, answer.body), "list stale uploads", uri)
             if after is not None and after == before:
                 raise _errors.StorageError(f"list {uri}: the store repeats a page", operation="list", uri=str(uri))
-            folder = uri.key if not uri.key or uri.key.endswith("/") else uri.key + "/"
+            folder = uri.folder
             for upload in found:
                 if upload.key != uri.key and not upload.key.startswith(folder):
                     continue

@@ -1,0 +1,84 @@
+"""``latest.json``: which manifest is the newest.
+
+A hint for people and other programs, and for stores whose lists lag behind: what `CheckpointStore` loads is the newest
+manifest that it finds, by the list or by the pointer.  It moves forward only, by replacing it on the condition that
+nobody else has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from s3dlio._errors import NotFoundError, S3dlioError
+from s3dlio._logging import logger
+from s3dlio._options import WriterOptions
+from s3dlio._reader import read_range
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import Uri
+from s3dlio.checkpoint.layout import LATEST, Name, parse_pointer, pointer_document
+
+# Each that fails means that somebody else has moved it.
+_ATTEMPTS = 100
+
+# A pointer has about 200 bytes.
+_MAX_SIZE = 64 << 10
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """What stands there: ``name`` is None if it is damaged, ``etag`` if there is nothing."""
+
+    name: Name | None
+    etag: str | None
+
+
+def read_pointer(base: Uri) -> Pointer:
+    uri = base.below(LATEST)
+    store = store_for(uri)
+    try:
+        # First: of an object that is replaced in between the tag is the old one, and nothing can be stored over it.
+        etag = store.stat(uri)["etag"]
+        source = store.open(uri)
+    except NotFoundError:
+        return Pointer(None, None)
+    try:
+        data = read_range(source, 0, _MAX_SIZE)
+    finally:
+        source.close()
+    return Pointer(parse_pointer(data), etag)
+
+
+def is_there(base: Uri, name: Name) -> bool:
+    uri = base.below(name.manifest_key)
+    try:
+        store_for(uri).stat(uri)
+    except NotFoundError:
+        return False
+    return True
+
+
+def advance(base: Uri, name: Name, options: WriterOptions) -> None:
+    """Lets the pointer name this checkpoint, unless it names a newer one that is there."""
+    _replace(base, name, options, lambda pointed: pointed >= name and is_there(base, pointed))
+
+
+def retract(base: Uri, left: Name | None, options: WriterOptions) -> None:
+    """Lets a pointer to a checkpoint that was deleted name this one, or none."""
+    _replace(base, left, options, lambda pointed: is_there(base, pointed))
+
+
+def _replace(base: Uri, name: Name | None, options: WriterOptions, is_good: Callable[[Name], bool]) -> None:
+    """Lets the pointer name this, unless the one that it names is good.  The checkpoints are in place: that the pointer
+    cannot be moved is no failure."""
+    uri = base.below(LATEST)
+    try:
+        for _ in range(_ATTEMPTS):
+            pointer = read_pointer(base)
+            if pointer.name is not None and is_good(pointer.name):
+                return
+            if store_for(uri).put_if(uri, pointer_document(name), pointer.etag, options):
+                return
+        logger.warning("%s does not name %s: others replace it all the time", uri, name)
+    except S3dlioError as error:
+        logger.warning("%s does not name %s, which loads find without it: %s", uri, name, error)

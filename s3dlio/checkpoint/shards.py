@@ -1,0 +1,153 @@
+"""One shard of a checkpoint on its way into a store, with a checksum for each piece."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from s3dlio._checksum import checksum_text, crc32c_combine
+from s3dlio._errors import CorruptDataError, S3dlioError
+from s3dlio._logging import logger
+from s3dlio._native import ffi, pointer
+from s3dlio._options import WriterOptions
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import Uri, parse_uri
+from s3dlio._writer import ObjectWriter
+from s3dlio.checkpoint.layout import PIECE, Name, Piece, Shard
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+
+class ShardStream:
+    """Writes one shard from chunks of any size; made by `CheckpointWriter.get_distributed_shard_stream`.
+
+    It belongs to no checkpoint before `CheckpointWriter.finalize_distributed_checkpoint` was given the record that
+    `finalize` returns.  As with `s3dlio.ObjectWriter`, leaving a ``with`` block finalizes, leaving it by an exception
+    cancels, and the first failure sticks.  It is a binary file object as far as ``torch.save`` and ``pickle.dump`` need
+    one.
+    """
+
+    def __init__(self, base: Uri, name: Name, rank: int, options: WriterOptions) -> None:
+        self._writer = ObjectWriter(base.below(name.shard_key(rank)), options)
+        self.name = name
+        self._base = base
+        self._rank = rank
+        self._pieces: list[Piece] = []
+        self._stored_crc = 0
+        # What may still come into the piece at hand.
+        self._room = PIECE
+        self._record: dict[str, Any] | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where the shard will stand."""
+        return self._writer.uri
+
+    @property
+    def key(self) -> str:
+        """The same below the store."""
+        return parse_uri(self.uri).key.removeprefix(self._base.folder)
+
+    def write_chunk(self, chunk: Buffer) -> int:
+        """Appends the bytes of ``chunk``, see `s3dlio.ObjectWriter.write_chunk`; returns their count."""
+        data = chunk if type(chunk) is bytes else memoryview(ffi.buffer(pointer(chunk)))
+        if len(data) < self._room:
+            self._writer.write_chunk(data)
+            self._room -= len(data)
+            return len(data)
+        done = 0
+        view = memoryview(data)
+        while done < len(view):
+            part = view[done : done + self._room]
+            self._writer.write_chunk(part)
+            self._room -= len(part)
+            done += len(part)
+            if self._room == 0:
+                self._end_piece()
+        return done
+
+    write = write_chunk
+
+    def flush(self) -> None:
+        """Does nothing: what was written lasts when `finalize` has returned."""
+
+    def _end_piece(self) -> None:
+        """The piece is what has been stored since the last one, of which a compressor may hold back a part."""
+        stats = self._writer.stats()
+        begin = self._pieces[-1].end if self._pieces else 0
+        length = stats.compressed_bytes - begin
+        if length:
+            # The checksum of all is that of what was before, shifted, with that of the piece.
+            crc = stats.stored_crc32c ^ crc32c_combine(self._stored_crc, 0, length)
+            self._pieces.append(Piece(stats.compressed_bytes, crc))
+            self._stored_crc = stats.stored_crc32c
+        self._room = PIECE
+
+    def bytes_written(self) -> int:
+        """Bytes that came in so far, before compression."""
+        return self._writer.bytes_written()
+
+    def finalize(self) -> dict[str, Any]:
+        """Makes the shard durable.  Returns its record: a dict that can be sent to another rank as JSON or a pickle.
+        Called again it returns the same."""
+        if self._record is None:
+            try:
+                self._writer.finalize()
+                self._end_piece()
+                self._record = self._shard().record()
+            except BaseException:
+                self.cancel()
+                raise
+        return self._record
+
+    def _shard(self) -> Shard:
+        stats = self._writer.stats()
+        uri = parse_uri(self._writer.uri)
+        found = store_for(uri).stat(uri)
+        if found["size"] != stats.compressed_bytes:
+            text = f"finalize {uri}: {found['size']} bytes stand there, and {stats.compressed_bytes} were written"
+            raise CorruptDataError(text, operation="finalize", uri=str(uri))
+        return Shard(
+            rank=self._rank,
+            key=self.key,
+            size=stats.compressed_bytes,
+            checksum=checksum_text(stats.stored_crc32c),
+            raw_size=stats.bytes_written,
+            raw_checksum=checksum_text(stats.crc32c),
+            pieces=tuple(self._pieces),
+            etag=found["etag"],
+        )
+
+    def cancel(self) -> None:
+        """Drops the shard.  Does nothing after `finalize`."""
+        if self._record is not None:
+            return
+        with suppress(S3dlioError):  # another thread is inside a call
+            self._writer.abort()
+        self.discard()
+
+    def discard(self) -> None:
+        """Deletes what is stored.  Where that fails, `CheckpointStore.clean_up` will find it."""
+        folder = parse_uri(self._writer.uri.rpartition("/")[0] + "/")
+        try:
+            store_for(folder).delete(folder, recursive=True)
+        except S3dlioError as error:
+            logger.warning("left behind, for clean_up(): %s: %s", folder, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.cancel()
+        else:
+            self.finalize()
+
+    def __repr__(self) -> str:
+        return repr(self._writer).replace("ObjectWriter", "ShardStream", 1)
