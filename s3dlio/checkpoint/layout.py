@@ -253,13 +253,14 @@ def new_manifest(
         "epoch": epoch,
         "wall_time": datetime.now(UTC).isoformat(),
         "world_size": world_size,
-        "shards": sorted((dict(shard) for shard in shards), key=lambda record: int(record["rank"])),
+        "shards": list(shards),
         "status": "complete",
         "user_meta": user_meta,
     }
     for shard in parse_shards(manifest):
         if shard.step != step:
             raise InvalidInputError(f"{shard.key} is of step {shard.step}, not {step}")
+    manifest["shards"] = sorted(map(dict, shards), key=lambda record: record["rank"])
     return manifest
 
 
@@ -302,8 +303,8 @@ def parse_pointer(data: bytes) -> Name | None:
 
 
 def seal(document: dict[str, Any]) -> bytes:
-    """The text of a document with its checksum as the last field."""
-    data = json.dumps({**document, "document_checksum": "crc32c:" + _ZEROS}, indent=2).encode() + b"\n"
+    """The text of a document with its checksum added as the last field."""
+    data = json.dumps(document | {"document_checksum": "crc32c:" + _ZEROS}, indent=2).encode() + b"\n"
     ending = b'"\n}\n'
     return data[: -len(_ZEROS + '"\n}\n')] + b"%08x" % crc32c(data) + ending
 
@@ -325,4 +326,5 @@ def open_document(data: bytes, has_seal: bool) -> dict[str, Any]:
         raise CorruptDataError(f"it is no JSON: {error}") from None
     if not isinstance(document, dict):
         raise CorruptDataError("it is no JSON object")
+    document.pop("document_checksum", None)
     return document

@@ -90,7 +90,9 @@ class CheckpointStore:
 
     @property
     def uri(self) -> str:
-        return str(self._catalog.base)
+        """The store's, without a slash at its end."""
+        text = str(self._catalog.base)
+        return text if text.endswith("//") else text.removesuffix("/")
 
     # Saving.
 
