@@ -91,10 +91,9 @@ def parse_manifest_key(key: str) -> Name | None:
 
 def split_shard_key(key: str) -> tuple[str, str | None]:
     """The store's key and the shard's below it, if it is that of a shard."""
-    for match in re.finditer(r"(?:^|/)(shards/)", key):
-        if _SHARD_KEY.fullmatch(key, match.start(1)):
-            return key[: match.start(1)], key[match.start(1) :]
-    return key, None
+    # The last one: a store may itself lie in a folder of this name.
+    start = key.rfind("/" + SHARDS) + 1
+    return (key[:start], key[start:]) if _SHARD_KEY.fullmatch(key, start) else (key, None)
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ def _pieces(value: object, size: int, key: object) -> tuple[Piece, ...]:
     if value is None:
         return ()
     pieces: list[Piece] = []
-    for text in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+    for text in value if isinstance(value, list) else [value]:
         match = _PIECE.fullmatch(text) if isinstance(text, str) else None
         if match is None or int(match[1]) <= (pieces[-1].end if pieces else 0):
             raise InvalidInputError(f"{key}: {text!r} is not the end and checksum of a further piece")
