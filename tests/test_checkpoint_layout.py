@@ -87,7 +87,7 @@ def test_what_is_no_manifest_is_passed_over(key: str) -> None:
         ("pieces", ["40:00000003"], "its pieces do not end where it does"),
         ("pieces", [], "its pieces do not end where it does"),
         ("pieces", ["40:00000003", "40:00000003", "100:00000004"], "is not the end and checksum of a further piece"),
-        ("pieces", "40:00000003", "is not the end and checksum"),
+        ("pieces", "40:00000003", "its pieces do not end where it does"),
         ("pieces", [40], "is not the end and checksum"),
     ],
 )
