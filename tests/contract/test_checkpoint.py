@@ -14,7 +14,7 @@ import pytest
 from places import Place
 
 import s3dlio
-from s3dlio.checkpoint import layout, shards
+from s3dlio.checkpoint import arguments, layout, loading, shards
 
 # The engines of files have their own tests.
 pytestmark = pytest.mark.parametrize("place", ["file", "direct", "memory", "s3", "az"], indirect=True)
@@ -565,3 +565,16 @@ def test_functions_do_the_same(place: Place) -> None:
     lonely = s3dlio.save_distributed_shard(place.base, 3, 1, "x", b"1", 2, 0)
     with pytest.raises(s3dlio.NotFoundError, match="no manifest names this shard"):
         s3dlio.load_checkpoint_with_validation(place.uri(lonely["key"]))
+
+
+def test_progress_is_told(store: s3dlio.CheckpointStore, small_pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "_PART", 100_000)
+    monkeypatch.setattr(loading, "_STEP", 100_000)
+    told: list[int] = []
+    store.save(1, 1, "x", CONTENT, progress=told.append)
+    assert told == [100_000, 200_000, 300_000, 300_001]
+    told.clear()
+    store.load_latest(progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == len(CONTENT)
+    assert len(told) > 3
