@@ -31,10 +31,12 @@ PIECE = 64 << 20
 
 # The shape that manifests of others have in its first part: UTC, and for ours nanoseconds and what makes it unique.
 _TIMESTAMP = r"\d{8}-\d{6}(?:-\d{9}-[0-9a-f]{8})?"
-_NAME = re.compile(rf"ckpt-(\d{{1,20}})-({_TIMESTAMP})")
-_SHARD_KEY = re.compile(rf"shards/(?:[A-Za-z0-9]+/)*ckpt-(\d{{1,20}})-({_TIMESTAMP})/rank-(\d{{1,10}})\.bin(\.zst)?")
+_NAME = re.compile(rf"ckpt-(\d{{1,20}})-({_TIMESTAMP})", re.ASCII)
+_SHARD_KEY = re.compile(
+    rf"shards/(?:[A-Za-z0-9]+/)*ckpt-(\d{{1,20}})-({_TIMESTAMP})/rank-(\d{{1,10}})\.bin(\.zst)?", re.ASCII
+)
 _CHECKSUM = re.compile(r"crc32c:[0-9a-f]{8}")
-_PIECE = re.compile(r"(\d{1,20}):([0-9a-f]{8})")
+_PIECE = re.compile(r"(\d{1,20}):([0-9a-f]{8})", re.ASCII)
 
 # The last field of each document, over all of its bytes with zeros in this place.
 _SEAL = re.compile(rb'"document_checksum": "crc32c:([0-9a-f]{8})"\n\}\n\Z')
@@ -77,9 +79,10 @@ def new_name(step: int, after: int = 0) -> Name:
 
 
 def parse_name(text: str) -> Name | None:
-    """The name ``ckpt-<step>-<timestamp>``, if it is one."""
+    """The name ``ckpt-<step>-<timestamp>``, if it is one: not '007' for a step, and no thirteenth month."""
     match = _NAME.fullmatch(text)
-    return Name(match[2], int(match[1])) if match else None
+    name = Name(match[2], int(match[1])) if match else None
+    return name if name and name.moment > 0 and str(name) == text else None
 
 
 def parse_manifest_key(key: str) -> Name | None:
