@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from s3dlio import _ops
 from s3dlio._errors import (
     CorruptDataError,
-    InvalidInputError,
     NotFoundError,
     S3dlioError,
     StorageError,
@@ -36,8 +35,10 @@ from s3dlio.checkpoint.layout import (
     parse_manifest,
     parse_manifest_key,
     parse_name,
-    parse_shard,
+    parse_shards,
     seal,
+    shard_folders,
+    shard_keys,
 )
 from s3dlio.checkpoint.shards import ShardStream
 
@@ -102,12 +103,13 @@ class Catalog:
         raise StorageError(f"load {self.base}: whatever is found is deleted at once", uri=str(self.base))
 
     def find_shard(self, key: str) -> Shard | None:
-        """The shard of this key, if a manifest names it; the newest one counts."""
+        """The shard of this key, if a complete manifest names it; the newest one counts."""
         for name in self._newest_first(None):
             with suppress(NotFoundError):  # deleted meanwhile
-                for record in self.read(name).get("shards", ()):
-                    if record.get("key") == key:
-                        return parse_shard(record)
+                manifest = self.read(name)
+                for shard in parse_shards(manifest) if is_complete(manifest) else ():
+                    if shard.key == key:
+                        return shard
         return None
 
     def no_such_step(self, step: int) -> NotFoundError:
@@ -177,7 +179,7 @@ class Catalog:
         """Whether a manifest has the shard.  One that is added at this moment has the newest name of its step."""
         try:
             return any(
-                stream.key in (record.get("key") for record in self.read(name).get("shards", ()))
+                stream.key in shard_keys(self.read(name))
                 for name in self.names()
                 if name.step == stream.name.step and name >= stream.name
             )
@@ -189,16 +191,24 @@ class Catalog:
         its manifest a shard belongs to nothing."""
         folders: set[str] = set()
         for name in names:
-            try:
-                manifest = self.read(name)
-                folders.update(parse_shard(record).folder for record in manifest["shards"])
-            except (NotFoundError, CorruptDataError, InvalidInputError, KeyError, TypeError) as error:
-                logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
+            folders |= self._folders_of(name)
             uri = self.base.below(name.manifest_key)
             store_for(uri).delete(uri, recursive=False)
+        left = set(self.names())
         if latest.pointed(self.base) in names:
-            latest.retract(self.base, max(self.names(), default=None), self._plain)
+            latest.retract(self.base, max(left, default=None), self._plain)
+        # Who finalizes the same records twice, since the first answer was lost, has two manifests with the same shards.
+        for name in left if folders else ():
+            if any(name.step == gone.step for gone in names):
+                folders -= self._folders_of(name)
         for_each(sorted(folders), self._remove_folder, AT_ONCE)
+
+    def _folders_of(self, name: Name) -> set[str]:
+        try:
+            return shard_folders(self.read(name))
+        except (NotFoundError, CorruptDataError) as error:
+            logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
+            return set()
 
     def _remove_folder(self, key: str) -> None:
         uri = self.base.below(key)
@@ -222,8 +232,8 @@ class Catalog:
                 manifest = self.read(name)
             except NotFoundError:
                 continue
-            for record in manifest["shards"]:
-                folders.pop(parse_shard(record).folder, None)
+            for key in shard_folders(manifest):
+                folders.pop(key, None)
         for key in folders:
             logger.info("clean_up %s: no manifest names it", self.base.below(key))
         for_each(sorted(folders), self._remove_folder, AT_ONCE)

@@ -128,10 +128,6 @@ class Shard:
         return int(match[1])
 
     @property
-    def folder(self) -> str:
-        return self.key.rpartition("/")[0] + "/"
-
-    @property
     def is_compressed(self) -> bool:
         return self.key.endswith(".zst")
 
@@ -286,6 +282,17 @@ def parse_manifest(data: bytes, name: Name) -> dict[str, Any]:
 
 def is_complete(manifest: Mapping[str, Any]) -> bool:
     return manifest.get("status") == "complete"
+
+
+def shard_keys(manifest: Mapping[str, Any]) -> set[str]:
+    """The keys of its shards, also of one that is not complete, which may have anything there."""
+    records = manifest.get("shards")
+    keys = [record.get("key") for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+    return {key for key in keys if isinstance(key, str) and _SHARD_KEY.fullmatch(key)}
+
+
+def shard_folders(manifest: Mapping[str, Any]) -> set[str]:
+    return {key.rpartition("/")[0] + "/" for key in shard_keys(manifest)}
 
 
 def pointer_document(name: Name | None) -> bytes:

@@ -318,6 +318,17 @@ def test_stream_of_a_shard(store: s3dlio.CheckpointStore, place: Place, small_pi
     assert place.leftovers() == []
 
 
+def test_shards_that_were_finalized_twice_stay_for_the_newest(plain: s3dlio.CheckpointStore) -> None:
+    """Who has no answer to the first asks again.  To delete the older manifest took the shards of both."""
+    record = plain.writer(1, 0).save_distributed_shard(5, 1, "x", CONTENT)
+    for _ in range(3):
+        plain.writer(1, 0).finalize_distributed_checkpoint(5, 1, "x", [record])
+    assert len(plain.keep_last(1)) == 2
+    assert plain.load_latest() == CONTENT
+    assert plain.delete_checkpoint(5)
+    assert s3dlio.list(plain.uri + "/shards") == []
+
+
 def test_ranks_that_do_not_fit_are_refused_by_name(plain: s3dlio.CheckpointStore) -> None:
     records = [plain.writer(4, rank).save_distributed_shard(5, 1, "x", b"1") for rank in range(4)]
     other = plain.writer(4, 2).save_distributed_shard(6, 1, "x", b"1")
@@ -465,6 +476,15 @@ def test_manifest_that_is_not_complete_is_passed_over(plain: s3dlio.CheckpointSt
     s3dlio.put(f"{plain.uri}/{key}", layout.seal(manifest | {"status": "writing"}))
     assert plain.load_latest() == b"1"
     assert [info.is_complete() for info in plain.list_checkpoints()] == [True, False]
+    # What such a manifest of another program has is not for us to understand.
+    lonely = plain.writer(2, 0).save_distributed_shard(3, 1, "x", b"3")
+    for shards_of_it in ([5, {"key": 5}], {}, None):
+        s3dlio.put(f"{plain.uri}/{key}", layout.seal(manifest | {"status": "writing", "shards": shards_of_it}))
+        with pytest.raises(s3dlio.NotFoundError, match="no manifest names"):
+            s3dlio.load_checkpoint_with_validation(f"{plain.uri}/{lonely['key']}")
+    assert len(plain.clean_up(0)) == 2
+    assert plain.delete_checkpoint(2)
+    assert plain.load_latest() == b"1"
 
 
 def test_unknown_fields_are_kept(plain: s3dlio.CheckpointStore) -> None:
