@@ -126,10 +126,10 @@ class ShardStream:
         """Drops the shard.  Does nothing after `finalize`."""
         if self._record is not None:
             return
-        if self._writer.stats().visible:
-            self.discard()
-        else:
-            with suppress(S3dlioError):  # another thread is inside a call
+        with suppress(S3dlioError):  # another thread is inside a call, or the writer is the parent's
+            if self._writer.stats().visible:
+                self.discard()
+            else:
                 self._writer.abort()
 
     def discard(self) -> None:

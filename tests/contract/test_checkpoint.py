@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import random
 import re
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -451,6 +454,36 @@ def test_fall_back_that_finds_nothing_whole_raises(plain: s3dlio.CheckpointStore
         s3dlio.put(uri, CONTENT[:-1] + b"?")
     with pytest.warns(RuntimeWarning), pytest.raises(s3dlio.CorruptDataError, match="ckpt-1-"):
         plain.load_latest(fall_back=True)
+
+
+def test_failed_load_holds_on_to_nothing(
+    store: s3dlio.CheckpointStore, small_pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error kept itself, and with its frames all that was loaded, until the garbage collector came; and while an
+    older checkpoint was loaded instead."""
+    store.save(1, 1, "x", b"old")
+    (first,) = s3dlio.list(store.uri + "/shards")
+    store.save(2, 1, "x", CONTENT)
+    (uri,) = (uri for uri in s3dlio.list(store.uri + "/shards") if uri != first)
+    s3dlio.put(uri, flipped(s3dlio.get(uri), 8 * 150_000), durability="none")
+    made: list[weakref.ref[Any]] = []
+
+    def new_array(nbytes: int) -> Any:
+        assert not any(of_before() is not None for of_before in made)
+        array = np.empty(nbytes, np.uint8)
+        made.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(loading, "new_bytes", new_array)
+    gc.collect()
+    gc.disable()
+    try:
+        for fall_back in (False, True, False):
+            with suppress(s3dlio.CorruptDataError), pytest.warns(RuntimeWarning) if fall_back else nullcontext():
+                store.load_latest(fall_back)
+    finally:
+        gc.enable()
+    assert len(made) == 4
 
 
 def test_pointer_that_is_gone_or_wrong_is_no_disaster(plain: s3dlio.CheckpointStore) -> None:
