@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 from s3dlio import _ops
 from s3dlio._errors import (
     CorruptDataError,
+    InvalidInputError,
     NotFoundError,
     S3dlioError,
     StorageError,
     UnsupportedError,
+    copy_of,
 )
 from s3dlio._logging import logger
 from s3dlio._many import for_each
@@ -132,9 +134,11 @@ class Catalog:
                     error = _damaged(f"load {error.uri}: this shard of {name} is missing", error)
                 if not fall_back or not _is_damage(error):
                     raise error
-                logger.warning("%s; going back to the one before", error)
-                warnings.warn(f"{error}; going back to the one before", RuntimeWarning, stacklevel=4)
-                damage = damage or error
+                text = f"{error}; going back to the one before"
+                logger.warning("%s", text)
+                warnings.warn(text, RuntimeWarning, stacklevel=4)
+                # Without its traceback, in whose frames lies what was loaded.
+                damage = damage or copy_of(error)
             else:
                 return found
         if damage is not None:
@@ -151,27 +155,39 @@ class Catalog:
 
     # Added and removed.
 
-    def add(self, manifest: dict[str, Any], proposed: Name | None = None) -> str:
-        """Makes shards that are durable a checkpoint, of the proposed name if that is later than all that are there:
-        whatever the clock says, the last one saved is the newest.  Returns the manifest's key."""
+    def add(self, manifest: dict[str, Any]) -> str:
+        """Makes shards that are durable a checkpoint, and returns the key of its manifest."""
+        name, document = self._prepared(manifest, None)
+        return self._add(name, document)
+
+    def _prepared(self, manifest: dict[str, Any], proposed: Name | None) -> tuple[Name, bytes]:
+        """The manifest's text and its name: the proposed one if that is later than all that are there.  Whatever the
+        clock says, the last one saved is the newest."""
+        document = seal(manifest)
+        if len(document) > _MAX_MANIFEST:
+            raise InvalidInputError(f"save {self.base}: {len(document)} bytes are too many for a manifest")
         newest = max((name.moment for name in self.names()), default=0)
-        name = proposed
-        if name is None or name.moment <= newest:
-            name = new_name(manifest["global_step"], after=newest)
+        if proposed is None or proposed.moment <= newest:
+            return new_name(manifest["global_step"], after=newest), document
+        return proposed, document
+
+    def _add(self, name: Name, document: bytes) -> str:
         uri = self.base.below(name.manifest_key)
-        store_for(uri).put(uri, seal(manifest), self._plain)
+        store_for(uri).put(uri, document, self._plain)
         latest.advance(self.base, name, self._plain)
         logger.debug("saved %s", uri)
         return name.manifest_key
 
     def save(self, stream: ShardStream, make_manifest: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
         """Makes a checkpoint of one shard, which is discarded when that fails."""
-        manifest = make_manifest(stream.finalize())
+        is_sent = False
         try:
-            return self.add(manifest, stream.name)
+            name, document = self._prepared(make_manifest(stream.finalize()), stream.name)
+            is_sent = True
+            return self._add(name, document)
         except BaseException:
             # Where a request that failed may still be carried out, the manifest may come later.
-            if not store_for(self.base).acts_late and not self._is_named(stream):
+            if not is_sent or not (store_for(self.base).acts_late or self._is_named(stream)):
                 stream.discard()
             raise
 

@@ -17,7 +17,7 @@ import pytest
 from places import Place
 
 import s3dlio
-from s3dlio.checkpoint import arguments, layout, loading, shards
+from s3dlio.checkpoint import arguments, catalog, layout, loading, shards
 
 # The engines of files have their own tests.
 pytestmark = pytest.mark.parametrize("place", ["file", "direct", "memory", "s3", "az"], indirect=True)
@@ -183,6 +183,26 @@ def test_exception_of_the_data_leaves_nothing(store: s3dlio.CheckpointStore, pla
     assert len(s3dlio.list(place.uri("shards/"), recursive=False)) == 1
     assert place.leftovers() == []
     assert store.load_latest() == b"before"
+
+
+def test_save_whose_manifest_was_never_sent_takes_its_shard_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On S3 and Azure it stayed, as if the manifest might still come."""
+    metadata: dict[str, Any] = {}
+
+    def data() -> Iterator[bytes]:
+        yield CONTENT
+        metadata["too late"] = object()
+
+    store = s3dlio.CheckpointStore(place.base)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        store.save(1, 1, "x", data(), metadata)
+    # A manifest that no load would take is not stored either.
+    monkeypatch.setattr(catalog, "_MAX_MANIFEST", 500)
+    with pytest.raises(s3dlio.InvalidInputError, match="bytes are too many for a manifest"):
+        store.save(1, 1, "x", CONTENT, {"a": "b" * 500})
+    assert s3dlio.list(place.base) == []
 
 
 def test_list_tells_what_is_there(store: s3dlio.CheckpointStore) -> None:
