@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -132,7 +131,7 @@ class Catalog:
                     if not latest.is_there(self.base, name):
                         raise _VanishedError from None
                     error = _damaged(f"load {error.uri}: this shard of {name} is missing", error)
-                if not fall_back or not _is_damage(error):
+                if not fall_back or not latest.is_damage(error):
                     raise error
                 text = f"{error}; going back to the one before"
                 logger.warning("%s", text)
@@ -222,7 +221,9 @@ class Catalog:
     def _folders_of(self, name: Name) -> set[str]:
         try:
             return shard_folders(self.read(name))
-        except (NotFoundError, CorruptDataError) as error:
+        except S3dlioError as error:
+            if not (isinstance(error, NotFoundError) or latest.is_damage(error)):
+                raise
             logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
             return set()
 
@@ -278,8 +279,3 @@ class _VanishedError(Exception):
 
 def _damaged(text: str, cause: S3dlioError) -> CorruptDataError:
     return CorruptDataError(text, operation=cause.operation, uri=cause.uri, errno=cause.errno)
-
-
-def _is_damage(error: S3dlioError) -> bool:
-    """Whether an older checkpoint may be whole."""
-    return isinstance(error, CorruptDataError) or error.errno in (errno.EIO, errno.EBADMSG, errno.EUCLEAN)

@@ -7,9 +7,10 @@ nobody else has.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
-from s3dlio._errors import NotFoundError, S3dlioError
+from s3dlio._errors import CorruptDataError, NotAnObjectError, NotFoundError, PermissionDeniedError, S3dlioError
 from s3dlio._logging import logger
 from s3dlio._options import WriterOptions
 from s3dlio._reader import read_range
@@ -24,17 +25,27 @@ _ATTEMPTS = 100
 _MAX_SIZE = 64 << 10
 
 
+def is_damage(error: S3dlioError) -> bool:
+    """Whether the object itself is to blame, and not the way to it."""
+    return isinstance(error, CorruptDataError) or error.errno in (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
+
+
 def pointed(base: Uri) -> Name | None:
-    """The checkpoint that the pointer names, if it names one and is not damaged."""
+    """The checkpoint that the pointer names, if it names one and can be read."""
     uri = base.below(LATEST)
     try:
         source = store_for(uri).open(uri)
+        try:
+            return parse_pointer(read_range(source, 0, _MAX_SIZE))
+        finally:
+            source.close()
     except NotFoundError:
         return None
-    try:
-        return parse_pointer(read_range(source, 0, _MAX_SIZE))
-    finally:
-        source.close()
+    except S3dlioError as error:
+        if not (is_damage(error) or isinstance(error, (NotAnObjectError, PermissionDeniedError))):
+            raise
+        logger.warning("passed over: %s", error)
+        return None
 
 
 def is_there(base: Uri, name: Name) -> bool:

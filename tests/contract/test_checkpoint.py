@@ -185,9 +185,7 @@ def test_exception_of_the_data_leaves_nothing(store: s3dlio.CheckpointStore, pla
     assert store.load_latest() == b"before"
 
 
-def test_save_whose_manifest_was_never_sent_takes_its_shard_back(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_whose_manifest_was_never_sent_takes_its_shard_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """On S3 and Azure it stayed, as if the manifest might still come."""
     metadata: dict[str, Any] = {}
 
