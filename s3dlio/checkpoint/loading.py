@@ -130,6 +130,13 @@ def _raise_mismatch(uri: Uri, shard: Shard, begin: int, found: int, expected: in
     raise _damage(uri, shard, begin, what)
 
 
+def _steps(shard: Shard) -> Iterator[tuple[int, int, int, int, int]]:
+    """Of each step the begin and end, and those and the checksum of its piece."""
+    for begin, end, crc in shard.spans():
+        for at in range(begin, end, _STEP):
+            yield at, min(at + _STEP, end), begin, end, crc
+
+
 class _Ahead:
     """The stored bytes of a shard as a `Source` for who reads them from beginning to end.  Another thread is one step
     ahead, and compares each piece with its checksum."""
@@ -137,7 +144,7 @@ class _Ahead:
     def __init__(self, source: Source, uri: Uri, shard: Shard, pool: ThreadPoolExecutor) -> None:
         self._source, self._uri, self._shard, self._pool = source, uri, shard, pool
         self.cancellation = _cancel.Cancellation()
-        self._steps = self._plan()
+        self._steps = _steps(shard)
         self._spare = [bytearray(_STEP), bytearray(_STEP)]
         self._crc = 0
         self._chunk = memoryview(b"")
@@ -147,12 +154,6 @@ class _Ahead:
     @property
     def size(self) -> int:
         return self._shard.size
-
-    def _plan(self) -> Iterator[tuple[int, int, int, int, int]]:
-        """Of each step the begin and end, and those and the checksum of its piece."""
-        for begin, end, crc in self._shard.spans():
-            for at in range(begin, end, _STEP):
-                yield at, min(at + _STEP, end), begin, end, crc
 
     def _begin_step(self) -> Future[memoryview] | None:
         step = next(self._steps, None)
