@@ -127,9 +127,9 @@ class Catalog:
                     continue
                 found = load(manifest)
             except S3dlioError as error:
+                if self._is_gone(name, error):
+                    raise _VanishedError from None
                 if isinstance(error, NotFoundError):
-                    if not latest.is_there(self.base, name):
-                        raise _VanishedError from None
                     error = _damaged(f"load {error.uri}: this shard of {name} is missing", error)
                 if not fall_back or not latest.is_damage(error):
                     raise error
@@ -143,6 +143,16 @@ class Catalog:
         if damage is not None:
             raise damage
         return None
+
+    def _is_gone(self, name: Name, error: S3dlioError) -> bool:
+        """Whether it failed since the checkpoint is deleted.  Of that each store tells in its own way: Azure that what
+        was opened has changed."""
+        if not isinstance(error, (NotFoundError, CorruptDataError, StorageError)):
+            return False
+        try:
+            return not latest.is_there(self.base, name)
+        except S3dlioError:
+            return False
 
     def _newest_first(self, step: int | None) -> list[Name]:
         names = set(self.names())

@@ -616,6 +616,28 @@ def test_checkpoint_that_is_deleted_while_it_is_loaded_gives_way_to_the_newest(
     assert plain.load_latest() == b"2"
 
 
+def test_checkpoint_that_is_deleted_in_the_middle_of_a_load_gives_way_to_the_newest(
+    store: s3dlio.CheckpointStore, place: Place, small_pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Azure that was an error: what had been opened was replaced."""
+    monkeypatch.setattr(loading, "_STEP", 50_000)
+    store.save(1, 1, "x", CONTENT)
+    read, calls = loading._read_exactly, []
+
+    def delete_between(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            other = s3dlio.CheckpointStore(place.base)
+            other.save(2, 1, "x", b"2")
+            other.keep_last(1)
+        read(*arguments)
+
+    monkeypatch.setattr(loading, "_read_exactly", delete_between)
+    # Files and memory stay for whoever has opened them.
+    assert store.load_latest() == (b"2" if place.is_remote else CONTENT)
+    assert store.load_latest() == b"2"
+
+
 # The functions.
 
 
