@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -34,3 +35,23 @@ def test_links_of_the_documents_lead_somewhere() -> None:
     for document in documents:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_examples_of_checkpoints_run(
+    run_python: Callable[..., subprocess.CompletedProcess[str]], disk_path: Path
+) -> None:
+    document = (ROOT / "docs/checkpoint.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    done = run_python("\n".join(examples).replace("/tmp/checkpoints", str(disk_path)))
+    assert done.stdout.splitlines() == [
+        "b'weights and more'",
+        "100 1 demo 16 True",
+        "b'weights of one rank' b'weights'",
+    ]
+    # The manifest that is shown has what one has.
+    shown = re.search(r"```json\n(.*?)```", document, re.DOTALL)
+    assert shown
+    (path,) = disk_path.glob("manifests/ckpt-100-*.json")
+    expected, found = json.loads(shown[1]), json.loads(path.read_text())
+    assert list(found) == list(expected)
+    assert [*found["shards"][0], "pieces"] == list(expected["shards"][0])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError
+from s3dlio._native import ffi, pointer
 from s3dlio._options import whole_number
 
 if TYPE_CHECKING:
@@ -19,28 +20,27 @@ if TYPE_CHECKING:
 # Bytes that are taken from a file object at once.
 _STEP = 4 << 20
 
+# Of a buffer.
+_PART = 64 << 20
+
 
 def chunks(data: Data) -> Iterator[Buffer]:
-    """The parts of what is to be saved."""
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        yield data
-        return
+    """The parts of what is to be saved; of a large buffer so many that somebody can be told of the progress."""
     read = getattr(data, "readinto", None) or getattr(data, "read", None)
     if read is not None:
         yield from _chunks_of_file(data, read)
         return
     try:
-        whole = memoryview(data)  # type: ignore[arg-type]  # if it is no buffer it says so
+        whole = pointer(data)  # type: ignore[arg-type]  # if it is no buffer it says so
     except TypeError:
         if isinstance(data, (str, Mapping)) or not isinstance(data, Iterable):
             what = type(data).__name__
             raise TypeError(f"a buffer, a binary file object or an iterable of buffers is needed, not {what}") from None
         yield from data
-    except (ValueError, BufferError):
-        yield data  # type: ignore[misc]  # the writer says what is wrong with it
     else:
-        del whole
-        yield data  # type: ignore[misc]
+        view = memoryview(ffi.buffer(whole))
+        for start in range(0, len(view), _PART):
+            yield view[start : start + _PART]
 
 
 def _chunks_of_file(data: Any, read: Callable[..., Any]) -> Iterator[Buffer]:

@@ -142,7 +142,7 @@ class Catalog:
     def _newest_first(self, step: int | None) -> list[Name]:
         names = set(self.names())
         # For a store whose list does not show yet what was just saved.
-        pointed = latest.read_pointer(self.base).name
+        pointed = latest.pointed(self.base)
         if pointed is not None and pointed not in names and latest.is_there(self.base, pointed):
             names.add(pointed)
         return sorted((name for name in names if step in (None, name.step)), reverse=True)
@@ -196,7 +196,7 @@ class Catalog:
                 logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
             uri = self.base.below(name.manifest_key)
             store_for(uri).delete(uri, recursive=False)
-        if latest.read_pointer(self.base).name in names:
+        if latest.pointed(self.base) in names:
             latest.retract(self.base, max(self.names(), default=None), self._plain)
         for_each(sorted(folders), self._remove_folder, AT_ONCE)
 

@@ -8,7 +8,6 @@ nobody else has.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from s3dlio._errors import NotFoundError, S3dlioError
 from s3dlio._logging import logger
@@ -25,28 +24,17 @@ _ATTEMPTS = 100
 _MAX_SIZE = 64 << 10
 
 
-@dataclass(frozen=True)
-class Pointer:
-    """What stands there: ``name`` is None if it is damaged, ``etag`` if there is nothing."""
-
-    name: Name | None
-    etag: str | None
-
-
-def read_pointer(base: Uri) -> Pointer:
+def pointed(base: Uri) -> Name | None:
+    """The checkpoint that the pointer names, if it names one and is not damaged."""
     uri = base.below(LATEST)
-    store = store_for(uri)
     try:
-        # First: of an object that is replaced in between the tag is the old one, and nothing can be stored over it.
-        etag = store.stat(uri)["etag"]
-        source = store.open(uri)
+        source = store_for(uri).open(uri)
     except NotFoundError:
-        return Pointer(None, None)
+        return None
     try:
-        data = read_range(source, 0, _MAX_SIZE)
+        return parse_pointer(read_range(source, 0, _MAX_SIZE))
     finally:
         source.close()
-    return Pointer(parse_pointer(data), etag)
 
 
 def is_there(base: Uri, name: Name) -> bool:
@@ -60,12 +48,12 @@ def is_there(base: Uri, name: Name) -> bool:
 
 def advance(base: Uri, name: Name, options: WriterOptions) -> None:
     """Lets the pointer name this checkpoint, unless it names a newer one that is there."""
-    _replace(base, name, options, lambda pointed: pointed >= name and is_there(base, pointed))
+    _replace(base, name, options, lambda there: there >= name and is_there(base, there))
 
 
 def retract(base: Uri, left: Name | None, options: WriterOptions) -> None:
     """Lets a pointer to a checkpoint that was deleted name this one, or none."""
-    _replace(base, left, options, lambda pointed: is_there(base, pointed))
+    _replace(base, left, options, lambda there: is_there(base, there))
 
 
 def _replace(base: Uri, name: Name | None, options: WriterOptions, is_good: Callable[[Name], bool]) -> None:
@@ -74,11 +62,20 @@ def _replace(base: Uri, name: Name | None, options: WriterOptions, is_good: Call
     uri = base.below(LATEST)
     try:
         for _ in range(_ATTEMPTS):
-            pointer = read_pointer(base)
-            if pointer.name is not None and is_good(pointer.name):
+            # First: if the pointer is replaced in between, nothing can be stored over it.
+            etag = _etag_of(uri)
+            there = pointed(base)
+            if there is not None and is_good(there):
                 return
-            if store_for(uri).put_if(uri, pointer_document(name), pointer.etag, options):
+            if store_for(uri).put_if(uri, pointer_document(name), etag, options):
                 return
         logger.warning("%s does not name %s: others replace it all the time", uri, name)
     except S3dlioError as error:
         logger.warning("%s does not name %s, which loads find without it: %s", uri, name, error)
+
+
+def _etag_of(uri: Uri) -> str | None:
+    try:
+        return store_for(uri).stat(uri)["etag"]
+    except NotFoundError:
+        return None

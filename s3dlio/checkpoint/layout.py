@@ -91,10 +91,9 @@ def parse_manifest_key(key: str) -> Name | None:
 
 def split_shard_key(key: str) -> tuple[str, str | None]:
     """The store's key and the shard's below it, if it is that of a shard."""
-    for match in re.finditer(r"(?:^|/)(shards/)", key):
-        if _SHARD_KEY.fullmatch(key, match.start(1)):
-            return key[: match.start(1)], key[match.start(1) :]
-    return key, None
+    # The last one: a store may itself lie in a folder of this name.
+    start = key.rfind("/" + SHARDS) + 1
+    return (key[:start], key[start:]) if _SHARD_KEY.fullmatch(key, start) else (key, None)
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ def _pieces(value: object, size: int, key: object) -> tuple[Piece, ...]:
     if value is None:
         return ()
     pieces: list[Piece] = []
-    for text in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
+    for text in value if isinstance(value, list) else [value]:
         match = _PIECE.fullmatch(text) if isinstance(text, str) else None
         if match is None or int(match[1]) <= (pieces[-1].end if pieces else 0):
             raise InvalidInputError(f"{key}: {text!r} is not the end and checksum of a further piece")
@@ -253,13 +252,14 @@ def new_manifest(
         "epoch": epoch,
         "wall_time": datetime.now(UTC).isoformat(),
         "world_size": world_size,
-        "shards": sorted((dict(shard) for shard in shards), key=lambda record: int(record["rank"])),
+        "shards": list(shards),
         "status": "complete",
         "user_meta": user_meta,
     }
     for shard in parse_shards(manifest):
         if shard.step != step:
             raise InvalidInputError(f"{shard.key} is of step {shard.step}, not {step}")
+    manifest["shards"] = sorted(map(dict, shards), key=lambda record: record["rank"])
     return manifest
 
 
@@ -302,8 +302,8 @@ def parse_pointer(data: bytes) -> Name | None:
 
 
 def seal(document: dict[str, Any]) -> bytes:
-    """The text of a document with its checksum as the last field."""
-    data = json.dumps({**document, "document_checksum": "crc32c:" + _ZEROS}, indent=2).encode() + b"\n"
+    """The text of a document with its checksum added as the last field."""
+    data = json.dumps(document | {"document_checksum": "crc32c:" + _ZEROS}, indent=2).encode() + b"\n"
     ending = b'"\n}\n'
     return data[: -len(_ZEROS + '"\n}\n')] + b"%08x" % crc32c(data) + ending
 
@@ -325,4 +325,5 @@ def open_document(data: bytes, has_seal: bool) -> dict[str, Any]:
         raise CorruptDataError(f"it is no JSON: {error}") from None
     if not isinstance(document, dict):
         raise CorruptDataError("it is no JSON object")
+    document.pop("document_checksum", None)
     return document

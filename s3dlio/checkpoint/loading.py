@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,24 +21,28 @@ if TYPE_CHECKING:
 
     from s3dlio._stores.base import Source
 
+# Is told the count of bytes so far.
+Progress = Callable[[int], object]
+
 # Bytes that are read, decompressed or compared in one step.
 _STEP = 4 << 20
 
 
-def load_shard(base: Uri, shard: Shard, into: Buffer | None = None) -> bytes | int:
+def load_shard(base: Uri, shard: Shard, into: Buffer | None = None, progress: Progress | None = None) -> bytes | int:
     """Returns the bytes of a shard, or fills memory and returns their count.
 
     Raises CorruptDataError that names shard and offset; memory that was given holds anything then.
     """
     if shard.raw_size is None:
         return _load_of_unknown_size(base, shard, into)
+    report = progress or (lambda nbytes: None)
     if into is None:
         content = new_bytes(shard.raw_size)
-        _fill(base, shard, pointer(content))
+        _fill(base, shard, pointer(content), report)
         return content
     data = pointer(into, writable=True)
     _check_room(base, shard, shard.raw_size, len(data))
-    _fill(base, shard, data[0 : shard.raw_size])
+    _fill(base, shard, data[0 : shard.raw_size], report)
     return shard.raw_size
 
 
@@ -60,12 +64,12 @@ def _load_of_unknown_size(base: Uri, shard: Shard, into: Buffer | None) -> bytes
     return len(content)
 
 
-def _fill(base: Uri, shard: Shard, data: Any) -> None:
+def _fill(base: Uri, shard: Shard, data: Any, report: Progress) -> None:
     if shard.is_compressed:
-        _decompress(base, shard, data)
+        _decompress(base, shard, data, report)
     else:
         with _opened(base, shard) as source:
-            _read(source, base.below(shard.key), shard, data)
+            _read(source, base.below(shard.key), shard, data, report)
 
 
 @contextmanager
@@ -86,7 +90,7 @@ def _damage(uri: Uri, shard: Shard, offset: int, what: str) -> CorruptDataError:
     return CorruptDataError(text, operation="load", uri=str(uri))
 
 
-def _read(source: Source, uri: Uri, shard: Shard, data: Any) -> None:
+def _read(source: Source, uri: Uri, shard: Shard, data: Any, report: Progress) -> None:
     """Piece by piece; while one is read, the one before it is compared in another thread."""
     with ThreadPoolExecutor(1, "s3dlio-checkpoint") as pool:
         checked: Future[None] | None = None
@@ -96,6 +100,7 @@ def _read(source: Source, uri: Uri, shard: Shard, data: Any) -> None:
             if checked is not None:
                 checked.result()
             checked = pool.submit(_check_piece, uri, shard, begin, crc, ffi.buffer(part))
+            report(end)
         if checked is not None:
             checked.result()
 
@@ -203,7 +208,7 @@ def _decoded(base: Uri, shard: Shard) -> Iterator[tuple[ZstdReader, _Ahead]]:
             raise
 
 
-def _decompress(base: Uri, shard: Shard, data: Any) -> None:
+def _decompress(base: Uri, shard: Shard, data: Any, report: Progress) -> None:
     done = crc = 0
     with _decoded(base, shard) as (reader, _):
         while done < len(data):
@@ -212,6 +217,7 @@ def _decompress(base: Uri, shard: Shard, data: Any) -> None:
                 break
             crc = crc32c(ffi.buffer(data + done, count), crc)
             done += count
+            report(done)
         is_more = reader.readinto(bytearray(1)) > 0
     uri = base.below(shard.key)
     if is_more or done < len(data):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError
 from s3dlio._many import for_each
@@ -12,7 +12,7 @@ from s3dlio._stores.registry import store_for
 from s3dlio.checkpoint.arguments import check_json, check_text, chunks, count_of
 from s3dlio.checkpoint.catalog import AT_ONCE, Catalog
 from s3dlio.checkpoint.layout import Shard, new_manifest, parse_shards
-from s3dlio.checkpoint.loading import load_range, load_shard
+from s3dlio.checkpoint.loading import Progress, load_range, load_shard
 from s3dlio.checkpoint.shards import ShardStream
 
 if TYPE_CHECKING:
@@ -93,14 +93,29 @@ class CheckpointReader:
         """The same for a step.  Raises NotFoundError if there is none."""
         found = self._catalog.load_newest(lambda manifest: manifest, count_of("step", step), fall_back=False)
         if found is None:
-            raise NotFoundError(
-                f"load {self._catalog.base}: there is no checkpoint of step {step}", uri=str(self._catalog.base)
-            )
+            raise self._catalog.no_such_step(step)
         return found
 
-    def read_shard_by_rank(self, manifest: Mapping[str, Any], rank: int, *, into: Buffer | None = None) -> bytes | int:
+    @overload
+    def read_shard_by_rank(
+        self, manifest: Mapping[str, Any], rank: int, *, into: None = None, progress: Progress | None = None
+    ) -> bytes: ...
+
+    @overload
+    def read_shard_by_rank(
+        self, manifest: Mapping[str, Any], rank: int, *, into: Buffer, progress: Progress | None = None
+    ) -> int: ...
+
+    def read_shard_by_rank(
+        self,
+        manifest: Mapping[str, Any],
+        rank: int,
+        *,
+        into: Buffer | None = None,
+        progress: Progress | None = None,
+    ) -> bytes | int:
         """Returns a shard's bytes, or fills memory with them and returns their count, see `CheckpointStore.load`."""
-        return load_shard(self._catalog.base, _shard_of(manifest, rank), into)
+        return load_shard(self._catalog.base, _shard_of(manifest, rank), into, progress)
 
     def read_shard_range(
         self, manifest: Mapping[str, Any], rank: int, offset: int, length: int, *, verify: bool = True

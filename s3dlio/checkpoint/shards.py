@@ -126,9 +126,11 @@ class ShardStream:
         """Drops the shard.  Does nothing after `finalize`."""
         if self._record is not None:
             return
-        with suppress(S3dlioError):  # another thread is inside a call
-            self._writer.abort()
-        self.discard()
+        if self._writer.stats().visible:
+            self.discard()
+        else:
+            with suppress(S3dlioError):  # another thread is inside a call
+                self._writer.abort()
 
     def discard(self) -> None:
         """Deletes what is stored.  Where that fails, `CheckpointStore.clean_up` will find it."""

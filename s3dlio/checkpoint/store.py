@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError, UnsupportedError
 from s3dlio._logging import logger
@@ -15,7 +15,7 @@ from s3dlio._uri import parse_uri
 from s3dlio.checkpoint.arguments import check_json, check_text, chunks, count_of, either
 from s3dlio.checkpoint.catalog import AT_ONCE, Catalog
 from s3dlio.checkpoint.layout import Name, is_complete, new_manifest, parse_shard, parse_shards
-from s3dlio.checkpoint.loading import load_shard
+from s3dlio.checkpoint.loading import Progress, load_shard
 from s3dlio.checkpoint.ranks import CheckpointReader, CheckpointWriter
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ class CheckpointStore:
 
     @property
     def uri(self) -> str:
-        return str(self._catalog.base)
+        """The store's, without a slash at its end."""
+        text = str(self._catalog.base)
+        return text if text.endswith("//") else text.removesuffix("/")
 
     # Saving.
 
@@ -104,7 +106,7 @@ class CheckpointStore:
         *,
         framework: str | None = None,
         user_meta: Mapping[str, Any] | None = None,
-        progress: Callable[[int], object] | None = None,
+        progress: Progress | None = None,
     ) -> str:
         """Saves a checkpoint of one shard, and returns the key of its manifest.  It is in place then, and durable.
 
@@ -136,35 +138,52 @@ class CheckpointStore:
 
     # Loading.
 
-    def load_latest(self, fall_back: bool = False, *, into: Buffer | None = None) -> bytes | int | None:
+    @overload
+    def load_latest(
+        self, fall_back: bool = False, *, into: None = None, progress: Progress | None = None
+    ) -> bytes | None: ...
+
+    @overload
+    def load_latest(self, fall_back: bool = False, *, into: Buffer, progress: Progress | None = None) -> int | None: ...
+
+    def load_latest(
+        self, fall_back: bool = False, *, into: Buffer | None = None, progress: Progress | None = None
+    ) -> bytes | int | None:
         """Returns the newest checkpoint's bytes, or None if there is none.
 
-        With ``into`` its memory is filled from the beginning, and the count of bytes is returned.  A damaged checkpoint
-        raises CorruptDataError, a RuntimeError, that names shard and offset; with ``fall_back`` a warning says so, and
-        the newest one that is whole is loaded.  One of several shards raises UnsupportedError: `reader` reads those.
+        With ``into`` its memory is filled from the beginning, and the count of bytes is returned.  ``progress`` is told
+        the count of bytes read so far.  A damaged checkpoint raises CorruptDataError, a RuntimeError, that names shard
+        and offset; with ``fall_back`` a warning says so, and the newest one that is whole is loaded.  One of several
+        shards raises UnsupportedError: `reader` reads those.
         """
-        return self._catalog.load_newest(lambda manifest: self._load_single(manifest, into), None, fall_back)
+        return self._catalog.load_newest(lambda manifest: self._load_single(manifest, into, progress), None, fall_back)
 
-    def load(self, step: int, *, into: Buffer | None = None) -> bytes | int:
+    @overload
+    def load(self, step: int, *, into: None = None, progress: Progress | None = None) -> bytes: ...
+
+    @overload
+    def load(self, step: int, *, into: Buffer, progress: Progress | None = None) -> int: ...
+
+    def load(self, step: int, *, into: Buffer | None = None, progress: Progress | None = None) -> bytes | int:
         """The same for the newest checkpoint of a step.  Raises NotFoundError if there is none."""
         step = count_of("step", step)
-        found = self._catalog.load_newest(lambda manifest: self._load_single(manifest, into), step, fall_back=False)
+        found = self._catalog.load_newest(
+            lambda manifest: self._load_single(manifest, into, progress), step, fall_back=False
+        )
         if found is None:
-            raise NotFoundError(
-                f"load {self._catalog.base}: there is no checkpoint of step {step}", uri=str(self._catalog.base)
-            )
+            raise self._catalog.no_such_step(step)
         return found
 
     def reader(self) -> CheckpointReader:
         """For checkpoints of several shards, and parts of one."""
         return CheckpointReader(self._catalog)
 
-    def _load_single(self, manifest: Mapping[str, Any], into: Buffer | None) -> bytes | int:
+    def _load_single(self, manifest: Mapping[str, Any], into: Buffer | None, progress: Progress | None) -> bytes | int:
         shards = parse_shards(manifest)
         if len(shards) != 1:
             text = f"load {self._catalog.base}: step {manifest['global_step']} has {len(shards)} shards, see reader()"
             raise UnsupportedError(text, operation="load", uri=str(self._catalog.base))
-        return load_shard(self._catalog.base, shards[0], into)
+        return load_shard(self._catalog.base, shards[0], into, progress)
 
     # What is there.
 

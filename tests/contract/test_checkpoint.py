@@ -1,0 +1,580 @@
+"""What checkpoints promise, run on every store."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from places import Place
+
+import s3dlio
+from s3dlio.checkpoint import arguments, layout, loading, shards
+
+# The engines of files have their own tests.
+pytestmark = pytest.mark.parametrize("place", ["file", "direct", "memory", "s3", "az"], indirect=True)
+
+CONTENT = random.Random(1).randbytes(300_001)
+
+
+@pytest.fixture(params=[None, 3], ids=["plain", "zstd"])
+def store(place: Place, request: pytest.FixtureRequest) -> s3dlio.CheckpointStore:
+    return s3dlio.CheckpointStore(place.base, compression_level=request.param)
+
+
+@pytest.fixture
+def plain(place: Place) -> s3dlio.CheckpointStore:
+    return s3dlio.CheckpointStore(place.base)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So that a small shard has many, and they come to no even end."""
+    monkeypatch.setattr(shards, "PIECE", 70_000)
+    return 70_000
+
+
+class OnlyRead:
+    """A file object that can do nothing else."""
+
+    def __init__(self, data: bytes) -> None:
+        self._file = io.BytesIO(data)
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(size)
+
+
+GIVEN: dict[str, Callable[[bytes], Any]] = {
+    "bytes": lambda data: data,
+    "bytearray": bytearray,
+    "memoryview": memoryview,
+    "array": lambda data: np.frombuffer(data, np.uint8),
+    "buffers": lambda data: [data[:10], bytearray(data[10:20]), b"", memoryview(data)[20:]],
+    "generator": lambda data: (data[start : start + 7777] for start in range(0, len(data), 7777)),
+    "file": io.BytesIO,
+    "file that only reads": OnlyRead,
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_what_is_saved_is_loaded(store: s3dlio.CheckpointStore, given: str) -> None:
+    store.save(7, 1, "torch", GIVEN[given](CONTENT))
+    loaded = store.load_latest()
+    assert type(loaded) is bytes
+    assert loaded == CONTENT == store.load(7)
+
+
+@pytest.mark.parametrize("size", [0, 1, 69_999, 70_000, 70_001, 140_000, 300_001])
+def test_sizes_around_a_piece(store: s3dlio.CheckpointStore, small_pieces: int, size: int) -> None:
+    store.save(1, 1, "x", CONTENT[:size])
+    assert store.load_latest() == CONTENT[:size]
+    room = bytearray(b"\xff" * (size + 3))
+    assert store.load(1, into=room) == size
+    assert room == CONTENT[:size] + b"\xff" * 3
+    manifest = store.reader().load_latest_manifest()
+    assert manifest
+    assert store.reader().read_shard_by_rank(manifest, 0) == CONTENT[:size]
+
+
+def test_load_into_a_buffer_that_is_too_small_says_both_sizes(store: s3dlio.CheckpointStore) -> None:
+    store.save(1, 1, "x", CONTENT)
+    with pytest.raises(s3dlio.InvalidInputError, match="it has 300001 bytes, and there is room for 300000"):
+        store.load_latest(into=bytearray(300_000))
+
+
+def test_ranges_of_a_shard(store: s3dlio.CheckpointStore, small_pieces: int) -> None:
+    store.save(1, 1, "x", CONTENT)
+    reader = store.reader()
+    manifest = reader.load_manifest(1)
+    for offset, length in ((0, 0), (0, 10), (69_995, 10), (69_995, 200_000), (300_000, 10), (300_001, 5), (400_000, 5)):
+        for verify in (True, False):
+            found = reader.read_shard_range(manifest, 0, offset, length, verify=verify)
+            assert found == CONTENT[offset : offset + length], (offset, length, verify)
+    with pytest.raises(s3dlio.InvalidInputError, match="offset must not be negative"):
+        reader.read_shard_range(manifest, 0, -1, 5)
+
+
+def test_empty_store_has_nothing(plain: s3dlio.CheckpointStore) -> None:
+    assert plain.load_latest() is None
+    assert plain.list_checkpoints() == []
+    assert plain.reader().load_latest_manifest() is None
+    assert not plain.delete_checkpoint(1)
+    assert plain.keep_last(1) == []
+    assert plain.clean_up(0) == []
+    with pytest.raises(s3dlio.NotFoundError, match="no checkpoint of step 3"):
+        plain.load(3)
+
+
+def test_the_last_saved_is_the_latest_whatever_its_step(plain: s3dlio.CheckpointStore) -> None:
+    plain.save(200, 2, "x", b"old")
+    plain.save(100, 1, "x", b"new")
+    assert plain.load_latest() == b"new"
+    plain.save(100, 1, "x", b"newer")
+    assert plain.load_latest() == plain.load(100) == b"newer"
+    assert plain.load(200) == b"old"
+
+
+def test_clock_that_goes_back_loses_no_save(plain: s3dlio.CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = layout.time.time_ns()
+    for number, moment in enumerate((now, now - 10**12, now - 10**15, now)):
+        monkeypatch.setattr(layout.time, "time_ns", lambda moment=moment: moment)
+        plain.save(5, 1, "x", bytes([number]))
+        assert plain.load_latest() == plain.load(5) == bytes([number])
+    assert len(plain.list_checkpoints()) == 4
+
+
+def test_arguments_by_keyword_and_their_other_names(plain: s3dlio.CheckpointStore) -> None:
+    key = plain.save(step=1, epoch=2, framework="jax", data=b"1", user_meta={"loss": 0.5, "tags": ["a", None]})
+    assert layout.parse_manifest_key(key)
+    manifest = plain.reader().load_latest_manifest()
+    assert manifest
+    assert manifest["user_meta"] == {"loss": 0.5, "tags": ["a", None]}
+    plain.save(2, 3, name="torch", data=b"2", metadata={"a": 1})
+    assert [(info.name, info.framework) for info in plain.list_checkpoints()] == [("jax", "jax"), ("torch", "torch")]
+    with pytest.raises(TypeError, match="name and framework are the same"):
+        plain.save(1, 2, "torch", b"1", framework="torch")
+    with pytest.raises(TypeError, match="needs name"):
+        plain.save(1, 2, data=b"1")
+    with pytest.raises(TypeError, match="needs data"):
+        plain.save(1, 2, "torch")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"step": -1}, "step must not be negative"),
+        ({"epoch": 1.5}, "epoch must be a whole number"),
+        ({"name": 5}, "name must be a str"),
+        ({"metadata": {"a": object()}}, "cannot be stored as JSON"),
+        ({"metadata": [1]}, "metadata must be a dict"),
+        ({"data": "text"}, "not str"),
+        ({"data": {"a": 1}}, "not dict"),
+        ({"data": 5}, "not int"),
+        ({"data": [b"a", "b"]}, "bytes-like object is needed"),
+        ({"data": np.zeros((4, 4))[:, 1]}, "C-contiguous"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_and_nothing_is_left(place: Place, wrong: dict[str, Any], text: str) -> None:
+    arguments: dict[str, Any] = {"step": 1, "epoch": 1, "name": "x", "data": b"1", "metadata": None}
+    with pytest.raises((TypeError, ValueError), match=text):
+        s3dlio.CheckpointStore(place.base).save(**(arguments | wrong))
+    assert s3dlio.list(place.base) == []
+    assert place.leftovers() == []
+
+
+def test_exception_of_the_data_leaves_nothing(store: s3dlio.CheckpointStore, place: Place) -> None:
+    def broken() -> Iterator[bytes]:
+        yield CONTENT
+        raise OSError("the sensor is gone")
+
+    store.save(1, 1, "x", b"before")
+    there = s3dlio.list(place.base)
+    with pytest.raises(OSError, match="the sensor is gone"):
+        store.save(2, 1, "x", broken())
+    assert s3dlio.list(place.base) == there
+    assert len(s3dlio.list(place.uri("shards/"), recursive=False)) == 1
+    assert place.leftovers() == []
+    assert store.load_latest() == b"before"
+
+
+def test_list_tells_what_is_there(store: s3dlio.CheckpointStore) -> None:
+    store.save(3, 1, "torch", CONTENT)
+    store.save(2, 1, "jax", b"")
+    first, second = store.list_checkpoints()
+    assert (first.step, first.epoch, first.name, first.world_size, first.status) == (3, 1, "torch", 1, "complete")
+    assert first.is_complete()
+    assert first.timestamp < second.timestamp
+    stored = s3dlio.list(store.uri + "/shards")
+    assert sorted(info.total_size for info in (first, second)) == sorted(s3dlio.stat(uri)["size"] for uri in stored)
+
+
+def check_pieces(shard: dict[str, Any], stored: bytes) -> int:
+    begin = 0
+    pieces = shard.get("pieces", [f"{shard['size']}:{shard['checksum'][-8:]}"])
+    for piece in pieces:
+        end, checksum = piece.split(":")
+        assert int(checksum, 16) == s3dlio.crc32c(stored[begin : int(end)])
+        begin = int(end)
+    assert begin == len(stored)
+    return len(pieces)
+
+
+def test_manifest_says_what_is_documented(store: s3dlio.CheckpointStore, small_pieces: int) -> None:
+    key = store.save(3, 4, "torch", CONTENT, {"a": 1})
+    manifest = json.loads(s3dlio.get(f"{store.uri}/{key}"))
+    (shard,) = manifest["shards"]
+    stored = s3dlio.get(f"{store.uri}/{shard['key']}")
+    name = key.removeprefix("manifests/").removesuffix(".json")
+    assert shard["key"].startswith(f"shards/{name}/rank-0.bin")
+    assert {name: manifest[name] for name in ("format_version", "framework", "global_step", "epoch", "world_size")} == {
+        "format_version": 1,
+        "framework": "torch",
+        "global_step": 3,
+        "epoch": 4,
+        "world_size": 1,
+    }
+    assert (manifest["status"], manifest["user_meta"]) == ("complete", {"a": 1})
+    assert (shard["rank"], shard["size"], shard["raw_size"]) == (0, len(stored), len(CONTENT))
+    assert shard["checksum"] == f"crc32c:{s3dlio.crc32c(stored):08x}"
+    assert shard["raw_checksum"] == f"crc32c:{s3dlio.crc32c(CONTENT):08x}"
+    assert shard["etag"] == s3dlio.stat(f"{store.uri}/{shard['key']}")["etag"]
+    assert check_pieces(shard, stored) == (1 if shard["key"].endswith(".zst") else 5)  # a compressor holds back more
+    pointer = json.loads(s3dlio.get(store.uri + "/latest.json"))
+    assert (pointer["manifest_key"], pointer["global_step"]) == (key, 3)
+
+
+def test_delete_removes_every_save_of_a_step(store: s3dlio.CheckpointStore, place: Place) -> None:
+    store.save(1, 1, "x", b"first")
+    store.save(2, 1, "x", b"a")
+    store.save(2, 1, "x", b"b")
+    assert store.delete_checkpoint(2)
+    assert not store.delete_checkpoint(2)
+    assert store.load_latest() == b"first"
+    pointer = json.loads(s3dlio.get(store.uri + "/latest.json"))
+    assert pointer["global_step"] == 1
+    assert store.delete_checkpoint(1)
+    assert store.load_latest() is None
+    assert json.loads(s3dlio.get(store.uri + "/latest.json"))["manifest_key"] is None
+    assert s3dlio.list(place.base) == [place.uri("latest.json")]
+
+
+def test_keep_last_deletes_what_is_older(store: s3dlio.CheckpointStore, place: Place) -> None:
+    for step in range(5):
+        store.save(step, 1, "x", bytes([step]))
+    assert [info.step for info in store.keep_last(2)] == [0, 1, 2]
+    assert store.keep_last(2) == store.keep_last(9) == []
+    assert [info.step for info in store.list_checkpoints()] == [3, 4]
+    assert len(s3dlio.list(place.base)) == 2 * 2 + 1
+    assert store.load_latest() == b"\4"
+    with pytest.raises(s3dlio.InvalidInputError, match="at least 1"):
+        store.keep_last(0)
+
+
+def test_keep_last_counts_only_those_that_can_be_loaded(plain: s3dlio.CheckpointStore) -> None:
+    for step in range(4):
+        key = plain.save(step, 1, "x", bytes([step]))
+    s3dlio.put(f"{plain.uri}/{key}", b"{}")
+    assert [info.step for info in plain.keep_last(2)] == [0]
+    assert [(info.step, info.status) for info in plain.list_checkpoints()] == [
+        (1, "complete"),
+        (2, "complete"),
+        (3, "damaged"),
+    ]
+
+
+# Several ranks.
+
+
+def test_ranks_save_a_checkpoint_together(store: s3dlio.CheckpointStore, small_pieces: int) -> None:
+    records = [
+        store.writer(3, rank).save_distributed_shard(5, 1, "torch", CONTENT[rank:]) for rank in reversed(range(3))
+    ]
+    assert store.load_latest() is None
+    records = json.loads(json.dumps(records))  # as they come from other processes
+    key = store.writer(3, 1).finalize_distributed_checkpoint(5, 1, "torch", records, {"by": 1})
+    reader = store.reader()
+    manifest = reader.load_latest_manifest()
+    assert manifest == reader.load_manifest(5)
+    assert manifest
+    assert [record["rank"] for record in manifest["shards"]] == [0, 1, 2]
+    for rank in range(3):
+        assert reader.read_shard_by_rank(manifest, rank) == CONTENT[rank:]
+    (info,) = store.list_checkpoints()
+    assert (info.world_size, info.key, info.total_size) == (3, key, sum(record["size"] for record in records))
+    with pytest.raises(s3dlio.UnsupportedError, match="3 shards, see reader"):
+        store.load_latest()
+    with pytest.raises(s3dlio.InvalidInputError, match="no rank 3"):
+        reader.read_shard_by_rank(manifest, 3)
+    assert store.delete_checkpoint(5)
+    assert s3dlio.list(store.uri + "/shards") == []
+
+
+def test_stream_of_a_shard(store: s3dlio.CheckpointStore, place: Place, small_pieces: int) -> None:
+    with store.writer(1, 0).get_distributed_shard_stream(5, 1, "x") as stream:
+        assert stream.write_chunk(CONTENT[:100]) == 100
+        assert stream.write(memoryview(CONTENT)[100:]) == len(CONTENT) - 100
+        stream.flush()
+        assert stream.bytes_written() == len(CONTENT)
+    record = stream.finalize()
+    stream.cancel()  # too late to do anything
+    store.writer(1, 0).finalize_distributed_checkpoint(5, 1, "x", [record])
+    assert store.load_latest() == CONTENT
+
+    stream = store.writer(1, 0).get_distributed_shard_stream(6, 1, "x")
+    stream.write_chunk(CONTENT)
+    stream.cancel()
+    with pytest.raises(s3dlio.ClosedError):
+        stream.write_chunk(b"more")
+    with pytest.raises(s3dlio.ClosedError):
+        stream.finalize()
+    with pytest.raises(ZeroDivisionError), store.writer(1, 0).get_distributed_shard_stream(7, 1, "x") as stream:
+        raise ZeroDivisionError
+    assert len(s3dlio.list(place.uri("shards/"), recursive=False)) == 1
+    assert place.leftovers() == []
+
+
+def test_ranks_that_do_not_fit_are_refused_by_name(plain: s3dlio.CheckpointStore) -> None:
+    records = [plain.writer(4, rank).save_distributed_shard(5, 1, "x", b"1") for rank in range(4)]
+    other = plain.writer(4, 2).save_distributed_shard(6, 1, "x", b"1")
+    writer = plain.writer(4, 0)
+    for given, text in (
+        (records[:3], "rank 3 is missing: 3 of 4"),
+        ([records[0], records[2]], "ranks 1, 3 are missing"),
+        ([*records, records[1], records[3]], "ranks 1, 3 are more than once"),
+        ([records[0], records[1], other, records[3]], "is of step 6, not 5"),
+        ([], "ranks 0, 1, 2, 3 are missing"),
+        ([None], "a shard's record must be a dict"),
+    ):
+        with pytest.raises(s3dlio.InvalidInputError, match=text):
+            writer.finalize_distributed_checkpoint(5, 1, "x", given)  # type: ignore[arg-type]
+    with pytest.raises(s3dlio.InvalidInputError, match="ranks 2, 3 are in a world of 2"):
+        plain.writer(2, 0).finalize_distributed_checkpoint(5, 1, "x", records)
+    with pytest.raises(s3dlio.InvalidInputError, match="rank must be"):
+        plain.writer(2, 2)
+    assert plain.load_latest() is None
+    s3dlio.delete(f"{plain.uri}/{records[1]['key']}")
+    with pytest.raises(s3dlio.CorruptDataError, match="the shard of rank 1 is not there"):
+        writer.finalize_distributed_checkpoint(5, 1, "x", records)
+    s3dlio.put(f"{plain.uri}/{records[1]['key']}", b"22")
+    with pytest.raises(s3dlio.CorruptDataError, match="the shard of rank 1 is not the one of its record"):
+        writer.finalize_distributed_checkpoint(5, 1, "x", records)
+
+
+def test_compressed_shard_has_pieces_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "PIECE", 4 << 20)
+    data = random.Random(2).randbytes(30 << 20)
+    store = s3dlio.CheckpointStore(place.base, options=s3dlio.WriterOptions(compression="zstd", level=1, threads=0))
+    store.save(1, 1, "x", data)
+    manifest = store.reader().load_manifest(1)
+    (shard,) = manifest["shards"]
+    stored = s3dlio.get(place.uri(shard["key"]))
+    assert check_pieces(shard, stored) == 8
+    assert store.load_latest() == data
+    assert store.reader().read_shard_range(manifest, 0, 20_000_000, 1000) == data[20_000_000:20_001_000]
+    s3dlio.put(place.uri(shard["key"]), flipped(stored, 8 * 17_000_000), durability="none")
+    with pytest.raises(s3dlio.CorruptDataError, match=r"the shard of rank 0 is damaged at byte 1\d{7}:"):
+        store.load_latest()
+    assert store.reader().read_shard_range(manifest, 0, 5_000_000, 1000) == data[5_000_000:5_001_000]
+    with pytest.raises(s3dlio.CorruptDataError, match="damaged at byte"):
+        store.reader().read_shard_range(manifest, 0, 20_000_000, 1000)
+
+
+# What is damaged or left over.
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_every_flipped_bit_is_seen(
+    store: s3dlio.CheckpointStore, place: Place, small_pieces: int, figure: Callable[[str], None]
+) -> None:
+    choose = random.Random(5)
+    store.save(1, 1, "x", CONTENT[::-1])
+    key = store.save(2, 1, "x", CONTENT, {"a": 1})
+    (shard,) = json.loads(s3dlio.get(f"{store.uri}/{key}"))["shards"]
+    flips = 12 if place.is_remote else 100
+    for name in (shard["key"], key):
+        whole = s3dlio.get(place.uri(name))
+        for bit in choose.sample(range(8 * len(whole)), flips):
+            s3dlio.put(place.uri(name), flipped(whole, bit), durability="none")
+            with pytest.raises(RuntimeError) as caught:
+                store.load_latest()
+            assert place.uri(name) in str(caught.value), bit
+            if name != key:
+                assert "the shard of rank 0 is damaged at byte" in str(caught.value)
+        with pytest.warns(RuntimeWarning, match="going back to the one before"):
+            assert store.load_latest(fall_back=True) == CONTENT[::-1]
+        s3dlio.put(place.uri(name), whole)
+    # The pointer is a hint: damaged it is passed over.
+    whole = s3dlio.get(place.uri("latest.json"))
+    for bit in choose.sample(range(8 * len(whole)), flips):
+        s3dlio.put(place.uri("latest.json"), flipped(whole, bit), durability="none")
+        assert store.load_latest() == CONTENT
+    figure(f"checkpoint damage: {3 * flips} flipped bits on {place.base.partition(':')[0]}, 0 unseen")
+
+
+def test_damage_is_placed(plain: s3dlio.CheckpointStore, small_pieces: int) -> None:
+    plain.save(1, 1, "x", CONTENT)
+    (uri,) = s3dlio.list(plain.uri + "/shards")
+    s3dlio.put(uri, flipped(CONTENT, 8 * 150_000))
+    with pytest.raises(s3dlio.CorruptDataError, match=r"rank 0 is damaged at byte 140000: its bytes up to 210000 have"):
+        plain.load_latest()
+    reader = plain.reader()
+    manifest = reader.load_manifest(1)
+    with pytest.raises(s3dlio.CorruptDataError, match="at byte 140000"):
+        reader.read_shard_range(manifest, 0, 209_999, 1)
+    assert reader.read_shard_range(manifest, 0, 210_000, 1) == CONTENT[210_000:210_001]
+    assert reader.read_shard_range(manifest, 0, 209_999, 1, verify=False) == CONTENT[209_999:210_000]
+
+
+@pytest.mark.parametrize("change", ["cut", "longer", "missing", "empty"])
+def test_shard_of_another_size_is_seen(store: s3dlio.CheckpointStore, change: str) -> None:
+    store.save(1, 1, "x", b"before")
+    (first,) = s3dlio.list(store.uri + "/shards")
+    store.save(2, 1, "x", CONTENT)
+    (uri,) = (uri for uri in s3dlio.list(store.uri + "/shards") if uri != first)
+    whole = s3dlio.get(uri)
+    if change == "missing":
+        s3dlio.delete(uri)
+    else:
+        s3dlio.put(uri, {"cut": whole[:-1], "longer": whole + b"1", "empty": b""}[change])
+    with pytest.raises(s3dlio.CorruptDataError, match=re.escape(uri.rpartition("/")[0])):
+        store.load_latest()
+    with pytest.warns(RuntimeWarning, match="going back"):
+        assert store.load_latest(fall_back=True) == b"before"
+    assert store.load(1) == b"before"
+
+
+def test_fall_back_that_finds_nothing_whole_raises(plain: s3dlio.CheckpointStore) -> None:
+    for step in range(2):
+        plain.save(step, 1, "x", CONTENT)
+    for uri in s3dlio.list(plain.uri + "/shards"):
+        s3dlio.put(uri, CONTENT[:-1] + b"?")
+    with pytest.warns(RuntimeWarning), pytest.raises(s3dlio.CorruptDataError, match="ckpt-1-"):
+        plain.load_latest(fall_back=True)
+
+
+def test_pointer_that_is_gone_or_wrong_is_no_disaster(plain: s3dlio.CheckpointStore) -> None:
+    plain.save(1, 1, "x", b"1")
+    old = s3dlio.get(plain.uri + "/latest.json")
+    plain.save(2, 1, "x", b"2")
+    nowhere = layout.pointer_document(layout.new_name(9))
+    for pointer in (b"", b"{", b"[]", b"{}", old, nowhere, None):
+        if pointer is None:
+            s3dlio.delete(plain.uri + "/latest.json")
+        else:
+            s3dlio.put(plain.uri + "/latest.json", pointer)
+        assert plain.load_latest() == b"2"
+    s3dlio.put(plain.uri + "/latest.json", nowhere)
+    key = plain.save(3, 1, "x", b"3")
+    assert json.loads(s3dlio.get(plain.uri + "/latest.json"))["manifest_key"] == key
+
+
+def test_manifest_that_is_not_complete_is_passed_over(plain: s3dlio.CheckpointStore) -> None:
+    plain.save(1, 1, "x", b"1")
+    key = plain.save(2, 1, "x", b"2")
+    manifest = plain.reader().load_manifest(2)
+    s3dlio.put(f"{plain.uri}/{key}", layout.seal(manifest | {"status": "writing"}))
+    assert plain.load_latest() == b"1"
+    assert [info.is_complete() for info in plain.list_checkpoints()] == [True, False]
+
+
+def test_unknown_fields_are_kept(plain: s3dlio.CheckpointStore) -> None:
+    record = plain.writer(1, 0).save_distributed_shard(1, 1, "x", b"1")
+    key = plain.writer(1, 0).finalize_distributed_checkpoint(1, 1, "x", [record | {"host": "n1"}])
+    manifest = plain.reader().load_manifest(1)
+    s3dlio.put(f"{plain.uri}/{key}", layout.seal(manifest | {"git": "abc"}))
+    found = plain.reader().load_latest_manifest()
+    assert found
+    assert (found["git"], found["shards"][0]["host"]) == ("abc", "n1")
+    assert plain.load_latest() == b"1"
+
+
+def test_checkpoint_of_the_reference_is_loaded(plain: s3dlio.CheckpointStore) -> None:
+    """Its names have seconds, its records nothing of the raw bytes, its manifests no checksum."""
+    for step, ending in ((1, ""), (2, ".zst")):
+        name = f"ckpt-{step}-20260101-00000{step}"
+        key = f"shards/rr/00/{name}/rank-0.bin"
+        s3dlio.put(f"{plain.uri}/{key}", CONTENT, compression="zstd" if ending else None)
+        stored = s3dlio.get(f"{plain.uri}/{key}{ending}")
+        record = {"rank": 0, "key": key + ending, "size": len(stored), "etag": "e"}
+        record["checksum"] = f"crc32c:{s3dlio.crc32c(stored):08x}"
+        manifest = {"format_version": 1, "framework": "torch", "global_step": step, "epoch": 1, "world_size": 1}
+        manifest |= {"wall_time": "2026-01-01T00:00:00+00:00", "shards": [record], "status": "complete"}
+        s3dlio.put(f"{plain.uri}/manifests/{name}.json", json.dumps(manifest).encode())
+        assert plain.load_latest() == plain.load(step) == CONTENT
+        room = bytearray(len(CONTENT))
+        assert plain.load_latest(into=room) == len(CONTENT)
+        assert room == CONTENT
+        found = plain.reader().load_manifest(step)
+        assert plain.reader().read_shard_range(found, 0, 10, 5) == CONTENT[10:15]
+    plain.save(3, 1, "x", b"3")
+    assert plain.load_latest() == b"3"
+    assert plain.clean_up(0) == []
+    assert [info.step for info in plain.keep_last(1)] == [1, 2]
+    assert len(s3dlio.list(plain.uri + "/shards")) == 1
+
+
+def test_clean_up_removes_what_no_manifest_names(store: s3dlio.CheckpointStore, place: Place) -> None:
+    store.save(1, 1, "x", b"1")
+    there = s3dlio.list(place.base)
+    left = [store.writer(2, rank).save_distributed_shard(2, 1, "x", CONTENT)["key"] for rank in range(2)]
+    assert store.clean_up(older_than=3600) == []
+    assert store.clean_up(older_than=0) == sorted(key.rpartition("/")[0] + "/" for key in left)
+    assert s3dlio.list(place.base) == there
+    assert store.load_latest() == b"1"
+    with pytest.raises(s3dlio.InvalidInputError):
+        store.clean_up(-1)
+
+
+def test_clean_up_does_nothing_while_a_manifest_cannot_be_read(plain: s3dlio.CheckpointStore) -> None:
+    key = plain.save(1, 1, "x", b"1")
+    whole = s3dlio.get(f"{plain.uri}/{key}")
+    plain.writer(2, 0).save_distributed_shard(2, 1, "x", b"2")
+    s3dlio.put(f"{plain.uri}/{key}", whole[:-20])
+    with pytest.raises(s3dlio.CorruptDataError, match="the manifest is damaged"):
+        plain.clean_up(0)
+    assert len(s3dlio.list(plain.uri + "/shards")) == 2
+
+
+def test_checkpoint_that_is_deleted_while_it_is_loaded_gives_way_to_the_newest(
+    plain: s3dlio.CheckpointStore, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from s3dlio.checkpoint import store as module
+
+    plain.save(1, 1, "x", b"1")
+    load, calls = module.load_shard, []
+
+    def delete_first(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            other = s3dlio.CheckpointStore(place.base)
+            other.save(2, 1, "x", b"2")
+            other.keep_last(1)
+        return load(*arguments)
+
+    monkeypatch.setattr(module, "load_shard", delete_first)
+    assert plain.load_latest() == b"2"
+
+
+# The functions.
+
+
+def test_functions_do_the_same(place: Place) -> None:
+    assert s3dlio.load_checkpoint(place.base) is None
+    s3dlio.save_checkpoint(place.base, 1, 1, "torch", CONTENT, {"a": 1})
+    assert s3dlio.load_checkpoint(place.base) == CONTENT
+    assert s3dlio.load_checkpoint_with_validation(place.base) == CONTENT
+    records = [s3dlio.save_distributed_shard(place.base, 2, 1, "x", bytes([rank]), 2, rank) for rank in range(2)]
+    s3dlio.finalize_distributed_checkpoint(place.base, 2, 1, "x", records, 2, 0)
+    for rank, record in enumerate(records):
+        uri = place.uri(record["key"])
+        assert s3dlio.load_checkpoint_with_validation(uri) == bytes([rank])
+        s3dlio.put(uri, b"?")
+        with pytest.raises(s3dlio.CorruptDataError):
+            s3dlio.load_checkpoint_with_validation(uri)
+        assert s3dlio.load_checkpoint_with_validation(uri, validate_integrity=False) == b"?"
+    lonely = s3dlio.save_distributed_shard(place.base, 3, 1, "x", b"1", 2, 0)
+    with pytest.raises(s3dlio.NotFoundError, match="no manifest names this shard"):
+        s3dlio.load_checkpoint_with_validation(place.uri(lonely["key"]))
+
+
+def test_progress_is_told(store: s3dlio.CheckpointStore, small_pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "_PART", 100_000)
+    monkeypatch.setattr(loading, "_STEP", 100_000)
+    told: list[int] = []
+    store.save(1, 1, "x", CONTENT, progress=told.append)
+    assert told == [100_000, 200_000, 300_000, 300_001]
+    told.clear()
+    store.load_latest(progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == len(CONTENT)
+    assert len(told) > 3
