@@ -186,7 +186,7 @@ class Catalog:
 
     def remove(self, names: Sequence[Name]) -> None:
         """From the oldest on, so that a step whose newest checkpoint is gone has none.  First the manifests: without
-        its manifest a shard belongs to nothing."""
+        its manifest a shard belongs to nothing, also after a loss of power."""
         folders: set[str] = set()
         for name in names:
             try:
@@ -196,6 +196,8 @@ class Catalog:
                 logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
             uri = self.base.below(name.manifest_key)
             store_for(uri).delete(uri, recursive=False)
+        if self._options.durability == "full":
+            store_for(self.base).sync(self.base.below(MANIFESTS))
         if latest.pointed(self.base) in names:
             latest.retract(self.base, max(self.names(), default=None), self._plain)
         for_each(sorted(folders), self._remove_folder, AT_ONCE)

@@ -17,6 +17,8 @@ from logdisk import need_logdisk
 from power_loss import Crash, Load, Promised
 
 import s3dlio
+from s3dlio._stores.file import FileStore
+from s3dlio._uri import Uri
 from s3dlio.checkpoint import CheckpointStore
 
 WITHOUT_FSYNC = s3dlio.WriterOptions(durability="none")
@@ -100,7 +102,9 @@ def search(kind: str, place: Path, durability: str, versions: int, count: int, s
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize(("kind", "count"), [("ext4", effort(80, 1000)), ("xfs", effort(60, 1000))])
+@pytest.mark.parametrize(
+    ("kind", "count"), [("ext4", effort(80, 1000)), ("xfs", effort(60, 1000)), ("btrfs", effort(30, 300))]
+)
 def test_acknowledged_checkpoints_after_a_loss_of_power_are_there_and_whole(
     kind: str, count: int, memory_path: Path, figure: Callable[[str], None]
 ) -> None:
@@ -125,3 +129,21 @@ def test_checkpoints_acknowledged_without_fsync_are_seen_to_be_lost(kind: str, m
     need_logdisk()
     found, _ = search(kind, memory_path, "none", 3, 15, 1)
     assert found.lost
+
+
+def test_deleted_manifest_is_gone_for_good_before_its_shards_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On btrfs a loss of power could bring the manifest back, and not the shards that it names.
+    store = CheckpointStore(f"file://{tmp_path}")
+    for version in (1, 2, 3):
+        save(store, version, content(version))
+    seen = []
+
+    def sync(self: FileStore, uri: Uri) -> None:
+        seen.append((uri.key, len(list(tmp_path.glob("manifests/*"))), len(list(tmp_path.glob("shards/*")))))
+
+    monkeypatch.setattr(FileStore, "sync", sync)
+    store.keep_last(1)
+    assert seen == [(f"{tmp_path}/manifests/", 1, 3)]
+    assert len(list(tmp_path.glob("shards/*"))) == 1
