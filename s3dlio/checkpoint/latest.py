@@ -7,9 +7,10 @@ nobody else has.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
-from s3dlio._errors import NotFoundError, S3dlioError
+from s3dlio._errors import NotFoundError, S3dlioError, StorageError
 from s3dlio._logging import logger
 from s3dlio._options import WriterOptions
 from s3dlio._reader import read_range
@@ -17,7 +18,7 @@ from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri
 from s3dlio.checkpoint.layout import LATEST, Name, parse_pointer, pointer_document
 
-# Each that fails means that somebody else has moved it.
+# Each to read or to move the pointer that fails means that somebody else has moved it.
 _ATTEMPTS = 100
 
 # A pointer has about 200 bytes.
@@ -27,14 +28,20 @@ _MAX_SIZE = 64 << 10
 def pointed(base: Uri) -> Name | None:
     """The checkpoint that the pointer names, if it names one and is not damaged."""
     uri = base.below(LATEST)
-    try:
-        source = store_for(uri).open(uri)
-    except NotFoundError:
-        return None
-    try:
-        return parse_pointer(read_range(source, 0, _MAX_SIZE))
-    finally:
-        source.close()
+    attempt = 0
+    while True:
+        try:
+            source = store_for(uri).open(uri)
+        except NotFoundError:
+            return None
+        try:
+            return parse_pointer(read_range(source, 0, _MAX_SIZE))
+        except StorageError as error:
+            attempt += 1
+            if error.errno != errno.ESTALE or attempt == _ATTEMPTS:
+                raise
+        finally:
+            source.close()
 
 
 def is_there(base: Uri, name: Name) -> bool:
