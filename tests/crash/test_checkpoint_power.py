@@ -118,7 +118,7 @@ def test_acknowledged_checkpoints_after_a_loss_of_power_are_there_and_whole(
     )
     assert len(promised.acknowledged) == len(SAVERS)
     assert found.states == count
-    assert found.lossy > found.states // 5
+    assert found.lossy > found.states // 10
     assert found.cleaned
     assert (found.lost, found.failed, found.stray) == ([], [], [])
 
