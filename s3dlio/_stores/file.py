@@ -271,6 +271,18 @@ class FileStore(Store):
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)) or os.path.lexists(path):
                 raise _translate(error, "delete", uri) from error
 
+    def sync(self, uri: Uri) -> None:
+        try:
+            fd = os.open(uri.key, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _translate(error, "delete", uri) from error
+
 
 @contextmanager
 def _locked(folder: str, uri: Uri) -> Iterator[None]:

@@ -213,12 +213,14 @@ class Catalog:
 
     def remove(self, names: Sequence[Name]) -> None:
         """From the oldest on, so that a step whose newest checkpoint is gone has none.  First the manifests: without
-        its manifest a shard belongs to nothing."""
+        its manifest a shard belongs to nothing, also after a loss of power."""
         folders: set[str] = set()
         for name in names:
             folders |= self._folders_of(name)
             uri = self.base.below(name.manifest_key)
             store_for(uri).delete(uri, recursive=False)
+        if self._options.durability == "full":
+            store_for(self.base).sync(self.base.below(MANIFESTS))
         left = set(self.names())
         if latest.pointed(self.base) in names:
             latest.retract(self.base, max(left, default=None), self._plain)

@@ -18,7 +18,7 @@ from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri
 from s3dlio.checkpoint.layout import LATEST, Name, parse_pointer, pointer_document
 
-# Each that fails means that somebody else has moved it.
+# Each to read or to move the pointer that fails means that somebody else has moved it.
 _ATTEMPTS = 100
 
 # A pointer has about 200 bytes.
@@ -33,19 +33,27 @@ def is_damage(error: S3dlioError) -> bool:
 def pointed(base: Uri) -> Name | None:
     """The checkpoint that the pointer names, if it names one and can be read."""
     uri = base.below(LATEST)
-    try:
-        source = store_for(uri).open(uri)
+    for attempt in range(_ATTEMPTS):
         try:
-            return parse_pointer(read_range(source, 0, _MAX_SIZE))
-        finally:
-            source.close()
-    except NotFoundError:
-        return None
-    except S3dlioError as error:
-        if not (is_damage(error) or isinstance(error, (NotAnObjectError, PermissionDeniedError))):
-            raise
-        logger.warning("passed over: %s", error)
-        return None
+            return _read(uri)
+        except NotFoundError:
+            return None
+        except S3dlioError as error:
+            if error.errno == errno.ESTALE and attempt < _ATTEMPTS - 1:
+                continue  # it was replaced in between
+            if not (is_damage(error) or isinstance(error, (NotAnObjectError, PermissionDeniedError))):
+                raise
+            logger.warning("passed over: %s", error)
+            return None
+    raise AssertionError
+
+
+def _read(uri: Uri) -> Name | None:
+    source = store_for(uri).open(uri)
+    try:
+        return parse_pointer(read_range(source, 0, _MAX_SIZE))
+    finally:
+        source.close()
 
 
 def is_there(base: Uri, name: Name) -> bool:
