@@ -158,9 +158,11 @@ class CheckpointStore:
         """Returns the newest checkpoint's bytes, or None if there is none.
 
         With ``into`` its memory is filled from the beginning, and the count of bytes is returned.  ``progress`` is told
-        the count of bytes read so far.  A damaged checkpoint raises CorruptDataError, a RuntimeError, that names shard
-        and offset; with ``fall_back`` a warning says so, and the newest one that is whole is loaded.  One of several
-        shards raises UnsupportedError: `reader` reads those.
+        the count of bytes read so far, in any thread, one call at a time.
+
+        A damaged checkpoint raises CorruptDataError, a RuntimeError, that names shard and offset; with ``fall_back`` a
+        warning says so, and the newest one that is whole is loaded.  One of several shards raises UnsupportedError:
+        `reader` reads those.
         """
         return self._catalog.load_newest(lambda manifest: self._load_single(manifest, into, progress), None, fall_back)
 
