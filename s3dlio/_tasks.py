@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from s3dlio import _cancel
@@ -87,15 +88,20 @@ def _drive_many(tasks: Iterable[Task[Any]], limit: int, inbox: _Inbox) -> None:
     under_way: dict[Task[Any], None] = {}
     failure: BaseException | None = None
 
-    def go_on(task: Task[Any]) -> None:
+    def go_on(task: Task[Any], interrupt: BaseException | None = None) -> None:
         nonlocal failure
+        if task not in under_way:  # it was broken off when it could just go on
+            return
         try:
-            awaited = task.send(None)
+            awaited = task.send(None) if interrupt is None else task.throw(interrupt)
         except StopIteration:
             del under_way[task]
         except Exception as error:
             del under_way[task]
             failure = failure or error
+        except BaseException:
+            del under_way[task]
+            raise
         else:
             awaited.on_end(functools.partial(inbox.put, task))
 
@@ -114,9 +120,15 @@ def _drive_many(tasks: Iterable[Task[Any]], limit: int, inbox: _Inbox) -> None:
             if not under_way:
                 break
             go_on(inbox.get())
-    finally:
-        for task in reversed(under_way):  # who waits for his turn first, or he would have it meanwhile
-            task.close()
+    except BaseException:
+        # Each is told before one is waited for.  Who waits for his turn first, or he would have it meanwhile.
+        for task in reversed(list(under_way)):
+            with suppress(_cancel.Cancelled):
+                go_on(task, _cancel.Cancelled())
+        while under_way:
+            with suppress(_cancel.Cancelled):
+                go_on(inbox.get())
+        raise
     if failure is not None:
         raise failure
 

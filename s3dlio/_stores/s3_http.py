@@ -122,11 +122,9 @@ class _Body:
 
     def send_by(self, send: Callable[[memoryview], int]) -> bool:
         """Piece by piece, for whoever sends by himself.  False when ``send`` sent nothing, and so wants no more."""
+        assert self._data is not None
         while self._position < self.size:
-            with self._lock:
-                if self._data is None:
-                    raise _errors.ClosedError("the request was broken off")
-                count = send(self._data[self._position : self._position + PIECE])
+            count = send(self._data[self._position : self._position + PIECE])
             if count == 0:
                 return False
             self._position += count
@@ -189,8 +187,9 @@ class Exchange:
     def begin(self) -> None:
         self._pool.lend(self)
 
-    def take_away(self) -> None:
-        """Ends it: from here on awscrt gets no byte of the caller's memory, and puts none there."""
+    def take_away(self, then: Callable[[], None]) -> None:
+        """Ends it, without waiting.  ``then`` is called, here or from another thread, once no byte of the caller's
+        memory is read or written any more; for awscrt, whatever it still holds, that is now."""
         with self._lock:
             self.is_gone = True
             self._into = None
@@ -200,6 +199,7 @@ class Exchange:
                 self._connection.close()
         if self._body is not None:
             self._body.take_away()
+        then()
 
     def moved(self) -> None:
         self.moved_at = time.monotonic()

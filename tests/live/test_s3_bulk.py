@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import servers
+from live_process import interrupt
 
 import s3dlio
+from s3dlio import aio
+from s3dlio._stores import s3_bulk
 
 SIZE = 12 << 20
 REFUSAL = b"<Error><Code>AccessDenied</Code><Message>not here</Message></Error>"
@@ -280,6 +285,61 @@ def test_slow_bytes_are_no_stall(tell: Callable[..., Teller]) -> None:
     with s3dlio.open_reader("s3://abc/d", buffer_size=1) as reader:
         assert reader.read(size) == bytes(size)
     assert teller.requests == 2
+
+
+def serve_object(connection: socket.socket, method: str, head: Head) -> bool:
+    """One of SIZE bytes, in ranges, and where one can be put."""
+    if method == "PUT":
+        swallow(connection, int(head["content-length"]))
+        connection.sendall(STORED)
+        return True
+    if "range" not in head:
+        # Of a GET, nobody wants the rest.
+        connection.sendall(f'HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nETag: "e"\r\n\r\nx'.encode())
+        return True
+    first, last = map(int, head["range"].removeprefix("bytes=").split("-"))
+    told = f'Content-Length: {last - first + 1}\r\nContent-Range: bytes {first}-{last}/{SIZE}\r\nETag: "e"\r\n'
+    connection.sendall(f"HTTP/1.1 206 Partial Content\r\n{told}\r\n".encode() + bytes(last - first + 1))
+    return True
+
+
+def test_many_that_are_broken_off_do_not_wait_for_one_after_the_other(
+    tell: Callable[..., Teller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine each of 32 threads needs a while to be out of its call: to break them off in turn took 4 s.
+    receive_into, send = s3_bulk.BulkConnection.receive_into, s3_bulk.BulkConnection.send
+    calls = 0
+
+    def slowly(call: Callable[..., int]) -> Callable[..., int]:
+        def slow(connection: s3_bulk.BulkConnection, piece: memoryview) -> int:
+            nonlocal calls
+            calls += 1
+            time.sleep(0.3 if len(piece) > 60_000 else 0)
+            return call(connection, piece)
+
+        return slow
+
+    def cancel(begin: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        async def main() -> None:
+            task = asyncio.ensure_future(begin())
+            await asyncio.sleep(1)
+            task.cancel()
+            began = time.monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - began < 1
+
+        asyncio.run(main())
+
+    monkeypatch.setattr(s3_bulk.BulkConnection, "receive_into", slowly(receive_into))
+    monkeypatch.setattr(s3_bulk.BulkConnection, "send", slowly(send))
+    tell(serve_object)
+    uris, data = [f"s3://abc/{number}" for number in range(64)], bytes(SIZE)
+    interrupt(lambda: s3dlio.get_many(uris), lambda: calls > 100, 1)
+    cancel(lambda: aio.get_many(uris))
+    calls = 0
+    interrupt(lambda: s3dlio.put_many((uri, data) for uri in uris), lambda: calls > 100, 1)
+    cancel(lambda: aio.put_many((uri, data) for uri in uris))
 
 
 def test_threads_outlive_what_goes_wrong_in_them(tell: Callable[..., Teller]) -> None:
