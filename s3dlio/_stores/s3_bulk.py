@@ -217,22 +217,11 @@ class BulkConnection:
         return found
 
     def receive_into(self, room: memoryview) -> int:
-        if self._come:
-            found = self.receive(len(room))
-            room[: len(found)] = found
-            return len(found)
-        while True:
-            self._check()
-            try:
-                count = self._sock.recv_into(room)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                self._wait(select.POLLIN)
-            except ssl.SSLWantWriteError:
-                self._wait(select.POLLOUT)
-            else:
-                if count == 0:
-                    raise ConnectionResetError("closed in the middle of an answer")
-                return count
+        if not self._come:
+            return self._read_into(room)
+        found = self.receive(len(room))
+        room[: len(found)] = found
+        return len(found)
 
     def has_read_all(self) -> bool:
         return not self._come and (self._tls is None or not self._tls.pending())
@@ -261,8 +250,22 @@ class BulkConnection:
 
     def _read_waiting(self) -> None:
         room = bytearray(65536)
-        count = self.receive_into(memoryview(room))
+        count = self._read_into(memoryview(room))
         self._come += room[:count]
+
+    def _read_into(self, room: memoryview) -> int:
+        while True:
+            self._check()
+            try:
+                count = self._sock.recv_into(room)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait(select.POLLIN)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT)
+            else:
+                if count == 0:
+                    raise ConnectionResetError("closed in the middle of an answer")
+                return count
 
     def _read(self) -> None:
         """What has come."""

@@ -177,7 +177,7 @@ class Exchange:
         self._body = None if call.data is None else _Body(memoryview(call.data), self.moved)
         self._into = call.into
         self._received = 0
-        self._chunks: list[bytes] = []
+        self._content = bytearray()
         self._status = 0
         self._headers: dict[str, str] = {}
         self._connection: Any = None
@@ -284,7 +284,7 @@ class Exchange:
         if self._into is None or self._status not in self._call.accept:
             if self._received + size > _MAX_ANSWER:
                 raise self._error("an answer that is too long")
-            self._chunks.append(chunk)
+            self._content += chunk
         else:
             if self._received + size > len(self._into):
                 raise self._error("more bytes than were asked for")
@@ -309,7 +309,7 @@ class Exchange:
         elif self._call.method != "HEAD" and self._received != self._announced(self._received):
             self._end(self._error(f"the answer ended after {self._received} of {self._announced(0)} bytes"))
         else:
-            self._end(Answer(self._status, self._headers, b"".join(self._chunks)))
+            self._end(Answer(self._status, self._headers, bytes(self._content)))
 
     def _announced(self, otherwise: int) -> int:
         return int(self._headers.get("content-length", otherwise))

@@ -215,6 +215,28 @@ def test_answer_that_leads_elsewhere_needs_no_body_to_be_sent(tell: Callable[...
     assert teller.requests == 1
 
 
+def test_answer_in_chunks_comes_byte_by_byte(tell: Callable[..., Teller]) -> None:
+    # Half a line of the framing was taken for what comes next, again and again, without a look at the socket.
+    told = b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n"
+    told += b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (REFUSAL[:20], REFUSAL[20:]))
+    told += b"0\r\nX: y\r\n\r\n"
+    connections: set[int] = set()
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        connections.add(id(connection))
+        swallow(connection, int(head["content-length"]))
+        for byte in told:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.001)
+        return True
+
+    tell(serve)
+    for _ in range(2):
+        with pytest.raises(s3dlio.PermissionDeniedError, match="AccessDenied: not here"):
+            s3dlio.put("s3://abc/d", bytes(1 << 20))
+    assert len(connections) == 1
+
+
 def test_success_before_the_body_was_sent_is_none(tell: Callable[..., Teller]) -> None:
     def serve(connection: socket.socket, method: str, head: Head) -> bool:
         connection.sendall(STORED)
