@@ -29,8 +29,6 @@ from s3dlio._stores.s3_http import MAX_IDLE, PIECE, Exchange
 
 # As many connections to a host, of all writers and readers.
 _MAX_THREADS = 32
-# Seconds for which a thread waits for more to do.
-_MAX_REST = 2.0
 # For credentials, which may have to be asked for.
 _MAX_SIGNING = 60.0
 # Milliseconds after which who waits for the server looks whether that is still wanted.
@@ -346,7 +344,8 @@ class BulkPool:
                     self._nthreads -= 1
                     return None
                 self._nresting += 1
-                is_over = not self._changed.wait(_MAX_REST)
+                # As long as a connection: so the last thread to end closes what is left of them.
+                is_over = not self._changed.wait(MAX_IDLE)
                 self._nresting -= 1
             return self._jobs.popleft()
 

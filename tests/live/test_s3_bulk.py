@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import servers
 from live_process import interrupt
+from proxy import wait_until
 
 import s3dlio
 from s3dlio import aio
@@ -148,6 +149,25 @@ def test_connection_is_used_again_and_one_that_was_closed_is_not(tell: Callable[
         s3dlio.put("s3://abc/d", bytes(2 << 20))
         time.sleep(0.05)  # for the end to arrive
     assert teller.requests == 10  # none was repeated
+
+
+def test_connection_that_is_not_used_is_closed_after_a_while(
+    tell: Callable[..., Teller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It stayed open until the next request, which may never come.
+    monkeypatch.setattr(s3_bulk, "MAX_IDLE", 2.5)
+    ended: list[float] = []
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        swallow(connection, int(head["content-length"]))
+        connection.sendall(STORED)
+        assert connection.recv(1) == b""
+        ended.append(time.monotonic())
+        return False
+
+    tell(serve)
+    s3dlio.put("s3://abc/d", bytes(2 << 20))
+    assert wait_until(lambda: bool(ended), 6)
 
 
 def test_more_requests_than_threads_take_their_turn(tell: Callable[..., Teller]) -> None:
