@@ -152,8 +152,9 @@ class Request:
         delay = pause(settings, self._attempts)
         if self._attempts == 1 and exchange.was_used and error.status is None:
             delay = 0.0  # the server may have closed it just when it was taken for this
-        logger.debug("%s; again in %.2f s", error, delay)
         s3_clock.after(delay, self._start)
+        with suppress(Exception):  # of the program's log, in a thread that all depend on
+            logger.debug("%s; again in %.2f s", error, delay)
 
     def _end(self, result: Answer | Exception) -> None:
         with self._lock:

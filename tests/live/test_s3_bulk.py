@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 import time
@@ -382,6 +383,32 @@ def test_many_that_are_broken_off_do_not_wait_for_one_after_the_other(
     calls = 0
     interrupt(lambda: s3dlio.put_many((uri, data) for uri in uris), lambda: calls > 100, 1)
     cancel(lambda: aio.put_many((uri, data) for uri in uris))
+
+
+def test_log_that_fails_stops_no_deadline(tell: Callable[..., Teller]) -> None:
+    # The thread that looks after all requests ended with it, and then they waited for ever.
+    class Full(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("no room in the log")
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        teller.over.wait(10)
+        return False
+
+    teller = tell(serve)
+    s3dlio.configure_s3(stall_timeout=0.3, retries=1)
+    logger, handler = logging.getLogger("s3dlio"), Full()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        for work in (lambda: s3dlio.get("s3://abc/d"), lambda: s3dlio.put("s3://abc/d", bytes(2 << 20))):
+            with pytest.raises(s3dlio.TimedOutError, match="tried 2 times"):
+                work()
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        teller.over.set()
 
 
 def test_threads_outlive_what_goes_wrong_in_them(tell: Callable[..., Teller]) -> None:
