@@ -22,6 +22,7 @@ from contextlib import suppress
 
 import awscrt.auth
 
+from s3dlio import _cancel
 from s3dlio._errors import ClosedError
 from s3dlio._native import ffi
 from s3dlio._stores.s3_answer import UNTIL_END, Framing, Head, parse_head
@@ -54,9 +55,14 @@ class BulkExchange(Exchange):
         if not is_used:
             self._leave_memory()
 
+    def begin(self) -> None:
+        # Whoever has to take it away may need a while to come to that, with all these threads before it.
+        self._is_unwanted = _cancel.teller()
+        super().begin()
+
     def check(self) -> None:
-        """Raises when it was taken away."""
-        if self.is_gone:
+        """Raises when it was taken away, or is going to be."""
+        if self.is_gone or self._is_unwanted():
             raise ClosedError("the request was broken off")
 
     def _leave_memory(self) -> None:
@@ -75,6 +81,7 @@ class BulkExchange(Exchange):
         is_whole = False
         error: Exception | None = None
         try:
+            self.check()
             connection, self.was_used = self._pool.connection(self)
             self._connection = connection
             head = self._head()
