@@ -18,6 +18,9 @@ Result = TypeVar("Result")
 
 # Seconds for which a second Ctrl-C is not heard while the first one is obeyed.
 _MAX_PATIENCE = 5.0
+# Seconds after which the main thread looks for a Ctrl-C: Python forgets to wake it for one that comes just when it
+# begins to wait for a lock or a queue.
+LOOK = 0.2
 
 
 class Awaited(Protocol):
@@ -147,8 +150,11 @@ class _Job:
         self.goes_on.acquire()
 
     def do(self) -> None:
+        if self.is_over:
+            return
         try:
             with self.cancellation.of_this_thread():
+                _cancel.check()
                 self.result = _here(self.work)
         except BaseException as error:
             self.error = error
@@ -168,9 +174,11 @@ def _apart(work: Callable[[_Inbox], Result]) -> Result:
     job = _Job(work)
     try:
         jobs.put(job)
-        job.goes_on.acquire()
+        while not job.goes_on.acquire(timeout=LOOK):
+            pass
     except BaseException:
         job.cancellation.cancel()
+        jobs.put(job)  # again: it may have come before the first time
         _wait_for_end(job)
         raise
     if job.error is not None:
