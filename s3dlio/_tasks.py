@@ -17,6 +17,8 @@ Result = TypeVar("Result")
 
 # Seconds for which a second Ctrl-C is not heard while the first one is obeyed.
 _MAX_PATIENCE = 5.0
+# Seconds until what obeys none is left to itself.
+_SHORT_PATIENCE = 0.5
 
 
 class Awaited(Protocol):
@@ -33,6 +35,12 @@ Task = Coroutine[Awaited, None, Result]
 def run(task: Task[Result]) -> Result:
     """Runs one to its end.  Ctrl-C breaks it off: the task has cleared up when that is raised."""
     return _apart(lambda inbox: _drive(task, inbox))
+
+
+def apart(work: Callable[[], Result], may_stay: bool = False) -> Result:
+    """Calls ``work`` where Ctrl-C, which breaks it off, comes between no two of its lines.  Its end is waited for, but
+    not for long if it ``may_stay``, as it uses no memory of the caller's."""
+    return _apart(lambda inbox: work(), _leave if may_stay else _wait_for_end)
 
 
 def run_many(tasks: Iterable[Task[Any]], limit: int) -> None:
@@ -144,28 +152,7 @@ class _Job:
         self.goes_on.release()
 
 
-_jobs: queue.SimpleQueue[_Job] | None = None
-
-
-def _apart(work: Callable[[_Inbox], Result]) -> Result:
-    """Calls ``work`` where Ctrl-C cannot come between two of its lines: that is raised in the main thread alone, and
-    would leave locks held, counts wrong, and awscrt in the middle of a call."""
-    jobs = _queue() if threading.current_thread() is threading.main_thread() else None
-    if jobs is None:
-        return _here(work)
-    job = _Job(work)
-    try:
-        jobs.put(job)
-        job.goes_on.acquire()
-    except BaseException:
-        job.cancellation.cancel()
-        _wait_for_end(job)
-        raise
-    if job.error is not None:
-        error, job.error = job.error, None
-        raise error
-    result: Result = job.result
-    return result
+_jobs: queue.SimpleQueue[_Job | None] | None = None
 
 
 def _wait_for_end(job: _Job) -> None:
@@ -179,6 +166,39 @@ def _wait_for_end(job: _Job) -> None:
                 raise
 
 
+def _leave(job: _Job) -> None:
+    """Unless it ends soon: the next job gets a thread of its own, and this one ends with its job."""
+    global _jobs
+    jobs = _jobs
+    try:
+        job.goes_on.acquire(timeout=_SHORT_PATIENCE)
+    finally:
+        if not job.is_over and jobs is not None:
+            _jobs = None
+            jobs.put(None)
+
+
+def _apart(work: Callable[[_Inbox], Result], end: Callable[[_Job], None] = _wait_for_end) -> Result:
+    """Calls ``work`` where Ctrl-C cannot come between two of its lines: that is raised in the main thread alone, and
+    would leave locks held, counts wrong, and awscrt in the middle of a call."""
+    jobs = _queue() if threading.current_thread() is threading.main_thread() else None
+    if jobs is None:
+        return _here(work)
+    job = _Job(work)
+    try:
+        jobs.put(job)
+        job.goes_on.acquire()
+    except BaseException:
+        job.cancellation.cancel()
+        end(job)
+        raise
+    if job.error is not None:
+        error, job.error = job.error, None
+        raise error
+    result: Result = job.result
+    return result
+
+
 def _here(work: Callable[[_Inbox], Result]) -> Result:
     inbox = _Inbox()
     cancellation = _cancel.current()
@@ -188,10 +208,10 @@ def _here(work: Callable[[_Inbox], Result]) -> Result:
         return work(inbox)
 
 
-def _queue() -> queue.SimpleQueue[_Job] | None:
+def _queue() -> queue.SimpleQueue[_Job | None] | None:
     global _jobs
     if _jobs is None:
-        jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         try:
             threading.Thread(target=_work, args=(jobs,), name="s3dlio-requests", daemon=True).start()
         except RuntimeError:  # the interpreter ends
@@ -200,9 +220,10 @@ def _queue() -> queue.SimpleQueue[_Job] | None:
     return _jobs
 
 
-def _work(jobs: queue.SimpleQueue[_Job]) -> None:
-    while True:
-        jobs.get().do()
+def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.do()
+        del job  # with its result
 
 
 def _in_child() -> None:
