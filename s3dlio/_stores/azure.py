@@ -28,6 +28,7 @@ from s3dlio._stores.azure_client import (
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
 from s3dlio._stores.azure_upload import AzureSink, block_size, put_whole, verify
 from s3dlio._stores.base import ObjectStat, StagedStream, Store, folder_error
+from s3dlio._tasks import apart
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class AzureSource:
             if len(rooms) == 1:
                 self._read(start, rooms[start], wanted, lambda: False)
             else:
-                self._read_all(rooms, start, wanted)
+                apart(lambda: self._read_all(rooms, start, wanted), may_stay=True)
         finally:
             for room in rooms.values():
                 room.take_away()
@@ -156,6 +157,14 @@ class AzureSource:
                 del failed  # else its traceback and this frame hold each other
 
     def _read(self, start: int, room: _Room, length: int, is_over: Callable[[], bool]) -> None:
+        expected = (206, f"bytes {start}-{start + length - 1}/{self._size}", self._etag)
+
+        def look(answer: Any) -> None:
+            head = answer.http_response
+            found = (head.status_code, head.headers.get("Content-Range"), head.headers.get("ETag"))
+            if head.status_code < 300 and found != expected:
+                raise ValueError(f"the answer is of another range or version: {found}, not {expected}")
+
         def call() -> None:
             room.rewind()
             blob_client(self._settings, self._place).download_blob(
@@ -164,6 +173,7 @@ class AzureSource:
                 etag=self._etag,
                 match_condition=MatchConditions.IfNotModified,
                 max_concurrency=1,
+                raw_response_hook=look,
             ).readinto(room)  # type: ignore[arg-type]  # of a stream it needs no more than write()
 
         try:

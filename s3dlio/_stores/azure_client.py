@@ -19,6 +19,7 @@ from s3dlio._logging import logger
 from s3dlio._stores.azure_http import OverError, new_transport, watched
 from s3dlio._stores.azure_settings import ACCOUNT, CONTAINER, AzureSettings
 from s3dlio._stores.network import pause
+from s3dlio._tasks import apart
 from s3dlio._uri import Uri
 
 Result = TypeVar("Result")
@@ -136,8 +137,8 @@ def properties(settings: AzureSettings, place: Place, operation: str, uri: Uri) 
 
     def call() -> BlobProperties:
         found = blob_client(settings, place).get_blob_properties()
-        if not found.etag or found.last_modified is None:
-            raise ValueError("the answer has no ETag or no time")
+        if not (found.etag and found.last_modified and found.blob_type):
+            raise ValueError("the answer has no ETag, no time or no type of a blob")
         return found
 
     return ask(settings, operation, uri, call)
@@ -182,6 +183,12 @@ def ask(
 ) -> Result:
     """Calls into the SDK, again when it failed for a reason that may pass.  Its errors become ours.  ``is_over`` ends
     it, also in the middle of a transfer."""
+    return apart(lambda: _ask(settings, operation, uri, call, is_over), may_stay=True)
+
+
+def _ask(
+    settings: AzureSettings, operation: str, uri: Uri, call: Callable[[], Result], is_over: Callable[[], bool]
+) -> Result:
     where = _where(uri, settings, operation)
     deadline = time.monotonic() + settings.operation_timeout
     failure: _errors.S3dlioError

@@ -6,6 +6,8 @@ however slow the network; so would nobody see, until it has ended, that it is no
 
 from __future__ import annotations
 
+import http.client
+import io
 import logging
 import re
 import socket
@@ -16,10 +18,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import requests
+from azure.core.exceptions import AzureError
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
+from urllib3 import PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import allowed_gai_family
 
 from s3dlio import _cancel
 
@@ -61,6 +67,10 @@ class OverError(Exception):
     """The transfer is broken off.  No OSError, which urllib3 would take for its own."""
 
 
+class CutError(AzureError):
+    """An answer ended before its end.  None of the errors that the SDK repeats by itself, with a second's sleep."""
+
+
 class Watch:
     """What holds for the requests of a thread, and what came of them."""
 
@@ -69,19 +79,19 @@ class Watch:
         self._is_over = is_over
         self._answer: requests.Response | None = None
         self._lock = threading.Lock()
-        self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self.has_sent = False
         # Whether the work of the thread is to be broken off.
         self.is_cancelled = False
 
     def look(self) -> None:
-        if time.monotonic() > self._deadline or self._is_over():
+        if self.is_cancelled or time.monotonic() > self._deadline or self._is_over():
             raise OverError
 
-    def uses(self, connection: HTTPConnection | None) -> None:
-        """Which connection is the thread's own at the moment."""
+    def uses(self, own: socket.socket | None) -> None:
+        """Which socket is the thread's own at the moment."""
         with self._lock:
-            self._connection = connection
+            self._socket = own
         if self.is_cancelled:
             raise OverError
 
@@ -89,10 +99,9 @@ class Watch:
         """From another thread: ends the wait for the network."""
         with self._lock:
             self.is_cancelled = True
-            own = None if self._connection is None else self._connection.sock
-            if own is not None:
+            if self._socket is not None:
                 with suppress(OSError):
-                    socket.socket.shutdown(own, socket.SHUT_RDWR)  # TLS or not
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS or not
 
     def keep(self, answer: requests.Response) -> None:
         self._answer = answer
@@ -170,33 +179,92 @@ class _Session(requests.Session):
 
         def stream(amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
             # As it is stored: a Content-Encoding is the business of who stored it.
-            for piece in whole(amount, decode_content=False):
-                watch.look()
-                yield piece
+            try:
+                yield from whole(amount, decode_content=False)
+            except HTTPError as error:
+                raise CutError(str(error)) from error
 
         watch.keep(answer)
         answer.raw.stream = stream
         return answer
 
 
+class _Incoming(io.RawIOBase):
+    """What comes on a socket: each time before the wait for more a look whether it is still wanted.  The timeout of a
+    socket is for a single byte, and some come so slowly that they never end."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int | None:
+        _watch().look()
+        return self._raw.readinto(room)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.fp = io.BufferedReader(_Incoming(self.fp.detach()))
+
+
 class _Connection(HTTPConnection):
+    """One whose every wait another thread can end."""
+
+    response_class = _Response
+    # The same connection by a descriptor of its own: until TLS stands its socket has none.
+    _twin: socket.socket | None = None
+
+    def _new_conn(self) -> socket.socket:
+        """As urllib3's, where nobody gets at the socket before it is connected."""
+        try:
+            found = socket.getaddrinfo(self._dns_host, self.port, allowed_gai_family(), socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        failure: HTTPError | None = None
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            self._twin = sock.dup()
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(self.timeout)
+                _watch().uses(self._twin)
+                sock.connect(address)
+                return sock
+            except BaseException as error:
+                sock.close()
+                self._twin.close()
+                if isinstance(error, TimeoutError):
+                    failure = ConnectTimeoutError(self, f"Connection to {self.host} timed out: no answer")
+                elif isinstance(error, OSError):
+                    failure = NewConnectionError(self, f"Failed to establish a new connection: {error}")
+                else:
+                    raise
+        assert failure is not None
+        raise failure
+
     def connect(self) -> None:
-        super().connect()
-        _watch().uses(self)  # there was nothing to break off before
+        try:
+            super().connect()
+        finally:
+            if self._twin is not None:
+                self._twin.close()
+        _watch().uses(self.sock)
 
     def request(self, *arguments: Any, **settings: Any) -> None:
-        _watch().uses(self)
+        _watch().uses(self.sock)
         super().request(*arguments, **settings)
 
 
-class _TlsConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _watch().uses(self)  # there was nothing to break off before
-
-    def request(self, *arguments: Any, **settings: Any) -> None:
-        _watch().uses(self)
-        super().request(*arguments, **settings)
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):
@@ -217,10 +285,19 @@ class _TlsPool(HTTPSConnectionPool):
         super()._put_conn(connection)
 
 
+_POOLS = {"http": _Pool, "https": _TlsPool}
+
+
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
         super().init_poolmanager(*arguments, **settings)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **settings: Any) -> PoolManager:
+        manager: PoolManager = super().proxy_manager_for(proxy, **settings)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
 
     def close(self) -> None:
         # urllib3 leaves idle connections to the garbage collector, and its log record of a bad answer holds all of them

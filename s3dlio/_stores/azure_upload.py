@@ -21,6 +21,7 @@ from s3dlio import _cancel, _errors
 from s3dlio._stores.azure_client import Place, ask, blob_client, new_thread, properties, start
 from s3dlio._stores.base import Block
 from s3dlio._stores.network import grown_size
+from s3dlio._tasks import apart
 
 if TYPE_CHECKING:
     from s3dlio._options import WriterOptions
@@ -147,6 +148,9 @@ class AzureSink:
             return
         if block.index >= MAX_BLOCKS:
             raise self._error(f"more than {MAX_BLOCKS} blocks; a larger buffer_size is needed")
+        apart(lambda: self._send_with_first(block))
+
+    def _send_with_first(self, block: Block) -> None:
         if self._first is not None:
             first, self._first = self._first, None
             self._send(first)
@@ -181,6 +185,7 @@ class AzureSink:
                 self._changed.notify()
             if failure is not None and not self._ended:
                 self.on_failure(failure)
+        self._todo.put(None)  # for the next thread
 
     def _stage(self, block: Block) -> None:
         # The end lets no flipped bit make one id of the list into another, since not every emulator checks the list.
@@ -199,6 +204,9 @@ class AzureSink:
         self._ids[block.index] = name
 
     def commit(self, size: int, crc32c: int) -> None:
+        apart(lambda: self._commit(size), may_stay=True)
+
+    def _commit(self, size: int) -> None:
         try:
             if not self._threads:
                 data = self._first.data if self._first is not None else memoryview(b"")
@@ -257,8 +265,7 @@ class AzureSink:
     def _let_go(self) -> None:
         """A block that a thread is still sending stays until it has failed or is sent; nobody waits for that."""
         self._ended = True
-        for _ in self._threads:
-            self._todo.put(None)
+        self._todo.put(None)
         self._first = None
         self.on_failure = lambda error: None
 
