@@ -196,7 +196,7 @@ def _ask(
     for attempt in count(1):
         _cancel.check()
         try:
-            with watched(deadline, is_over) as watch:
+            with watched(deadline, settings.stall_timeout, is_over) as watch:
                 return call()
         except _errors.S3dlioError:
             raise

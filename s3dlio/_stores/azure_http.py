@@ -1,14 +1,16 @@
-"""How the SDK's requests go over the network: bodies in pieces, between which a transfer can be broken off.
+"""How the SDK's requests go over the network: for as long as it moves bytes, and until the transfer is broken off.
 
-The timeout of a socket is for all that one call is to send.  A block in one call would have to be through within it,
-however slow the network; so would nobody see, until it has ended, that it is no longer wanted.
+The timeout of a socket is for all that one call is to send, and begins anew with each byte that one receives.  So it is
+a short one here, after each of which there is a look at what holds.
 """
 
 from __future__ import annotations
 
+import functools
 import http.client
 import io
 import logging
+import math
 import re
 import socket
 import threading
@@ -61,6 +63,8 @@ for _name in ("connection", "connectionpool", "poolmanager", "util.retry"):
 
 PIECE = 256 << 10
 MAX_CONNECTIONS = 128
+# Seconds between two looks at a connection on which nothing comes and goes.
+_LOOK = 0.2
 
 
 class OverError(Exception):
@@ -74,8 +78,9 @@ class CutError(AzureError):
 class Watch:
     """What holds for the requests of a thread, and what came of them."""
 
-    def __init__(self, deadline: float, is_over: Callable[[], bool]) -> None:
+    def __init__(self, deadline: float, stall_timeout: float, is_over: Callable[[], bool]) -> None:
         self._deadline = deadline
+        self._stall_timeout = stall_timeout
         self._is_over = is_over
         self._answer: requests.Response | None = None
         self._lock = threading.Lock()
@@ -87,6 +92,30 @@ class Watch:
     def look(self) -> None:
         if self.is_cancelled or time.monotonic() > self._deadline or self._is_over():
             raise OverError
+
+    def at_most(self, seconds: float) -> float:
+        """So many seconds, or what is left until the deadline."""
+        self.look()
+        return max(0.001, min(seconds, self._deadline - time.monotonic()))
+
+    def through(self, sock: Any, step: Callable[[], int]) -> int:
+        """Does what sends or receives on a socket.  Raises TimeoutError when nothing moves for too long, in either
+        direction."""
+        if not isinstance(sock, socket.socket):  # TLS within the TLS of a proxy, which would lose what it has begun
+            sock.settimeout(self.at_most(self._stall_timeout))
+            return step()
+        sock.settimeout(min(_LOOK, self._stall_timeout))
+        moved, since = _moved(sock), time.monotonic()
+        while True:
+            self.look()
+            try:
+                return step()
+            except TimeoutError:
+                before, moved = moved, _moved(sock)
+                if moved != before:
+                    since = time.monotonic()
+                elif time.monotonic() - since >= self._stall_timeout:
+                    raise TimeoutError(f"timed out: nothing moved for {self._stall_timeout:g} s") from None
 
     def uses(self, own: socket.socket | None) -> None:
         """Which socket is the thread's own at the moment."""
@@ -112,14 +141,20 @@ class Watch:
             self._answer.raw.close()
 
 
+def _moved(sock: socket.socket) -> bytes:
+    """What changes with each byte that the other side has acknowledged or sent, also between two of TLS's records:
+    tcpi_bytes_acked and tcpi_bytes_received of tcp_info (linux/tcp.h)."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)[120:]
+
+
 _now = threading.local()
 
 
 @contextmanager
-def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
+def watched(deadline: float, stall_timeout: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
     """Within it, transfers end with OverError after ``deadline``, a time of the monotonic clock, or when ``is_over``
     says so; what breaks off the thread breaks off them as well."""
-    _now.watch = watch = Watch(deadline, is_over)
+    _now.watch = watch = Watch(deadline, stall_timeout, is_over)
     cancellation = _cancel.current()
     try:
         with nullcontext() if cancellation is None else cancellation.waking(watch.break_off):
@@ -135,7 +170,7 @@ def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
 
 def _watch() -> Watch:
     found: Watch | None = getattr(_now, "watch", None)
-    return found or Watch(float("inf"), lambda: False)
+    return found or Watch(math.inf, math.inf, lambda: False)
 
 
 class _Body:
@@ -190,18 +225,17 @@ class _Session(requests.Session):
 
 
 class _Incoming(io.RawIOBase):
-    """What comes on a socket: each time before the wait for more a look whether it is still wanted.  The timeout of a
-    socket is for a single byte, and some come so slowly that they never end."""
+    """What comes on a socket, for as long as it is wanted; ``raw`` keeps that open."""
 
-    def __init__(self, raw: io.RawIOBase) -> None:
+    def __init__(self, sock: Any, raw: io.RawIOBase) -> None:
+        self._sock = sock
         self._raw = raw
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, room: Any) -> int | None:
-        _watch().look()
-        return self._raw.readinto(room)
+        return _watch().through(self._sock, lambda: self._sock.recv_into(room))
 
     def close(self) -> None:
         self._raw.close()
@@ -209,9 +243,9 @@ class _Incoming(io.RawIOBase):
 
 
 class _Response(http.client.HTTPResponse):
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.fp = io.BufferedReader(_Incoming(self.fp.detach()))
+    def __init__(self, sock: Any, *arguments: Any, **settings: Any) -> None:
+        super().__init__(sock, *arguments, **settings)
+        self.fp = io.BufferedReader(_Incoming(sock, self.fp.detach()))
 
 
 class _Connection(HTTPConnection):
@@ -223,6 +257,7 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         """As urllib3's, where nobody gets at the socket before it is connected."""
+        watch = _watch()
         try:
             found = socket.getaddrinfo(self._dns_host, self.port, allowed_gai_family(), socket.SOCK_STREAM)
         except socket.gaierror as error:
@@ -234,14 +269,17 @@ class _Connection(HTTPConnection):
             try:
                 for option in self.socket_options or ():
                     sock.setsockopt(*option)
-                sock.settimeout(self.timeout)
-                _watch().uses(self._twin)
+                timeout = self.timeout or math.inf
+                sock.settimeout(watch.at_most(timeout))
+                watch.uses(self._twin)
                 sock.connect(address)
+                sock.settimeout(watch.at_most(timeout))  # for what TLS has to say
                 return sock
             except BaseException as error:
                 sock.close()
                 self._twin.close()
                 if isinstance(error, TimeoutError):
+                    watch.look()
                     failure = ConnectTimeoutError(self, f"Connection to {self.host} timed out: no answer")
                 elif isinstance(error, OSError):
                     failure = NewConnectionError(self, f"Failed to establish a new connection: {error}")
@@ -261,6 +299,14 @@ class _Connection(HTTPConnection):
     def request(self, *arguments: Any, **settings: Any) -> None:
         _watch().uses(self.sock)
         super().request(*arguments, **settings)
+
+    def send(self, data: Any) -> None:
+        """As urllib3's, whose timeout is that for the connection, and for all of the data."""
+        if self.sock is None:
+            self.connect()
+        rest = memoryview(data)
+        while rest:
+            rest = rest[_watch().through(self.sock, functools.partial(self.sock.send, rest)) :]
 
 
 class _TlsConnection(_Connection, HTTPSConnection):

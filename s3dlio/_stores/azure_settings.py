@@ -148,7 +148,8 @@ def configure_azure(
     ``verify='size'``
         What is asked of the service after a stream is stored; ``'none'`` asks nothing.
     ``connect_timeout=10``, ``stall_timeout=30``, ``operation_timeout=3600``
-        Seconds until a connection stands, between two signs of life, and for a whole request with its repetitions.
+        Seconds until a connection stands; seconds in which nothing moves, neither out nor in, after which a request is
+        sent again; and seconds for a request with all its repetitions.
     ``retries=5``, ``backoff=0.5``
         How often a request is repeated, and after how many seconds the first time; then after twice as long.
 

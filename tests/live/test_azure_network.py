@@ -7,17 +7,19 @@ import asyncio
 import queue
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 import servers
+from certificates import certificate
 from live_process import interrupt
 
 import s3dlio
@@ -45,21 +47,22 @@ def blob(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @contextmanager
-def server(talk: Callable[[socket.socket, bytes], None]) -> Iterator[str]:
-    """An endpoint where ``talk`` answers each request, which it gets without its body; the connection ends with it."""
+def server(talk: Callable[[socket.socket, bytes], None], context: ssl.SSLContext | None = None) -> Iterator[str]:
+    """An endpoint, with TLS if there is a context, where ``talk`` answers each request, which it gets without its body;
+    the connection ends with it."""
     connections: list[socket.socket] = []
     threads: list[threading.Thread] = []
 
     def serve(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            while head := _head(connection):
-                talk(connection, head)
+        with suppress(OSError), connection if context is None else context.wrap_socket(connection, True) as own:
+            connections.append(own)
+            while head := _head(own):
+                talk(own, head)
 
     def accept() -> None:
         with suppress(OSError):
             while True:
-                connections.append(listener.accept()[0])
-                threads.append(threading.Thread(target=serve, args=[connections[-1]], daemon=True))
+                threads.append(threading.Thread(target=serve, args=[listener.accept()[0]], daemon=True))
                 threads[-1].start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -141,19 +144,39 @@ def test_wait_for_an_answer_is_broken_off(blob: str, talk: Callable[[socket.sock
         check_cancelled_soon(lambda: aio.get(blob))
 
 
-def test_wait_for_a_connection_is_broken_off(blob: str) -> None:
-    # It lasted until connect_timeout, since nobody knew the socket yet.
-    with socket.socket() as listener, suppress(OSError):
+@contextmanager
+def silence() -> Iterator[str]:
+    """An endpoint to which no connection comes about: its queue is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        filling = [socket.socket() for _ in range(3)]
-        for each in filling:
+        for _ in range(3):
+            each = stack.enter_context(socket.socket())
             each.setblocking(False)
             each.connect_ex(listener.getsockname())
-        s3dlio.configure_azure(endpoint_url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_wait_for_a_connection_is_broken_off(blob: str, tmp_path: Path) -> None:
+    # It lasted until connect_timeout, since nobody knew the socket yet.
+    for number in range(5):
+        (tmp_path / str(number)).write_bytes(b"x")
+    with silence() as address:
+        s3dlio.configure_azure(endpoint_url=f"http://{address}")
         check_cancelled_soon(lambda: aio.get(blob))
-        for each in filling:
-            each.close()
+        check_cancelled_soon(lambda: aio.get_many([blob] * 5))
+        check_cancelled_soon(lambda: aio.upload(tmp_path, blob))
+        interrupt(lambda: s3dlio.put_many([(blob, b"x")] * 5))
+
+
+def test_deadline_holds_for_the_wait_for_a_connection(blob: str) -> None:
+    with silence() as address:
+        s3dlio.configure_azure(endpoint_url=f"http://{address}", connect_timeout=20, operation_timeout=1)
+        began = time.monotonic()
+        with pytest.raises(s3dlio.TimedOutError, match="not done after 1 s"):
+            s3dlio.get(blob)
+        assert time.monotonic() - began < 1 + SOON
 
 
 def test_wait_for_tls_is_broken_off(blob: str) -> None:
@@ -193,6 +216,51 @@ def test_ctrl_c_does_not_wait_for_a_credential(blob: str) -> None:
         assert not credential.over.is_set()
     finally:
         credential.over.set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"stall_timeout": 1}, "timed out: nothing moved for 1 s"),
+        ({"stall_timeout": 20, "operation_timeout": 1}, "not done after 1 s"),
+    ],
+)
+def test_body_that_nobody_takes_is_given_up(blob: str, settings: dict[str, float], what: str) -> None:
+    # The time was that for a connection.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        s3dlio.configure_azure(endpoint_url=url, connect_timeout=20, retries=0, **settings)
+        began = time.monotonic()
+        with pytest.raises(s3dlio.TimedOutError, match=what):
+            s3dlio.put(blob, bytes(16 * MIB))
+        assert 0.9 < time.monotonic() - began < 1 + SOON
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_body_that_moves_slowly_is_sent_whole(
+    blob: str, tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All that one call sends had to be through within the time for a connection.
+    size = 8 * MIB
+    requests: list[int] = []
+
+    def slowly(connection: socket.socket, head: bytes) -> None:
+        left = int(re.search(rb"Content-Length: (\d+)", head)[1]) - len(head.partition(b"\r\n\r\n")[2])
+        while left > 0:
+            time.sleep(0.005)
+            left -= len(connection.recv(min(left, 1 << 14)))
+            if left % (1 << 20) < 1 << 14:
+                time.sleep(0.3)
+        requests.append(left)
+        connection.sendall(b'HTTP/1.1 201 Created\r\nContent-Length: 0\r\nETag: "1"\r\n\r\n')
+
+    context = certificate(tmp_path, "127.0.0.1") if tls else None
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with server(slowly, context) as address:
+        url = f"https://{address}" if tls else f"http://{address}"
+        s3dlio.configure_azure(endpoint_url=url, connect_timeout=0.2, stall_timeout=1, retries=0)
+        s3dlio.put(blob, bytes(size))
+    assert requests == [0]
 
 
 @pytest.mark.parametrize("talk", [drop_by_drop, header_by_header])
