@@ -179,6 +179,7 @@ def test_endpoint_of_another_account_is_refused(endpoint: str) -> None:
         ({"account": "UPPER"}, ValueError),
         ({"endpoint_url": "ftp://a"}, ValueError),
         ({"endpoint_url": "http://user:secret@a"}, ValueError),
+        ({"connection_string": "BlobEndpoint=https://a.blob.example/?sig=secret"}, ValueError),
         ({"checksums": "sha1"}, ValueError),
         ({"verify": "checksum"}, ValueError),
         ({"anonymous": 1}, TypeError),
