@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import servers
+from azure.core.credentials import AccessToken
 
 import s3dlio
 from s3dlio._native import pointer
+from s3dlio._stores import azure_http
 from s3dlio._stores.azure_client import place_of
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
 from s3dlio._stores.azure_upload import BLOCKS_OF_A_SIZE, MAX_BLOCK, MAX_BLOCKS, block_size, checksum_headers
@@ -179,6 +181,9 @@ def test_endpoint_of_another_account_is_refused(endpoint: str) -> None:
         ({"account": "UPPER"}, ValueError),
         ({"endpoint_url": "ftp://a"}, ValueError),
         ({"endpoint_url": "http://user:secret@a"}, ValueError),
+        ({"connection_string": "'AccountName=acc;AccountKey=secret'"}, ValueError),
+        ({"connection_string": "UseDevelopmentStorage=true"}, ValueError),
+        ({"connection_string": "BlobEndpoint=https://a.blob.example/?sig=secret"}, ValueError),
         ({"checksums": "sha1"}, ValueError),
         ({"verify": "checksum"}, ValueError),
         ({"anonymous": 1}, TypeError),
@@ -198,7 +203,9 @@ def test_wrong_setting_is_refused_and_changes_nothing(settings: dict[str, Any], 
 
 def test_secrets_are_in_no_repr() -> None:
     text = repr(
-        AzureSettings(connection_string="secret", account_key="secret", sas_token="secret", credential="secret")
+        AzureSettings(
+            connection_string="AccountName=secret", account_key="secret", sas_token="secret", credential="secret"
+        )
     )
     assert "secret" not in text
 
@@ -214,6 +221,27 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azure.identity", None)
     with pytest.raises(s3dlio.PermissionDeniedError, match=r"pip install 's3dlio-cffi\[azure-identity\]'"):
         s3dlio.get("az://account/container/blob")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_credential_or_the_default_chain_signs(monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    class Chain:
+        def get_token(self, *scopes: str, **settings: Any) -> AccessToken:
+            assert scopes == ("https://storage.azure.com/.default",)
+            return AccessToken("the-token", int(time.time()) + 3600)
+
+    def request(session: Any, method: str, url: str, **settings: Any) -> None:
+        seen.append((url, settings["headers"]["Authorization"]))
+        raise ZeroDivisionError
+
+    seen: list[tuple[str, str]] = []
+    monkeypatch.setattr(azure_http._Session, "request", request)
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", None if given else Chain)
+    if given:
+        s3dlio.configure_azure(credential=Chain())
+    with pytest.raises(s3dlio.StorageError, match="ZeroDivisionError"):
+        s3dlio.get("az://account/container/blob")
+    assert seen == [("https://account.blob.core.windows.net/container/blob", "Bearer the-token")]
 
 
 def test_without_the_sdk_its_package_is_named(run_python: Any) -> None:

@@ -322,11 +322,10 @@ class AzureStore(Store):
             return [answer.status_code for answer in answers]
 
         statuses = ask(settings, "delete", uri, call)
-        if len(statuses) != len(names):
-            statuses = [0] * len(names)
-        for (each, place), status in zip(blobs.items(), statuses, strict=True):
-            # One that went wrong alone, or whose name the SDK or the service does not take in a batch.
-            if status not in (202, 404):
+        # One went wrong alone, or has a name that the SDK or the service does not take in a batch; which one it is
+        # their order need not tell.
+        if len(statuses) != len(names) or not {202, 404}.issuperset(statuses):
+            for each, place in blobs.items():
                 self._delete_one(settings, place, each)
 
     def create_bucket(self, uri: Uri) -> None:

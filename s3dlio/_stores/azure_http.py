@@ -48,6 +48,8 @@ def _redact(error: BaseException) -> None:
         if isinstance(each, BaseException) and id(each) not in seen:
             seen.add(id(each))
             each.args = _without_signature(each.args)
+            facts = vars(each)
+            facts.update(zip(facts, _without_signature(tuple(facts.values())), strict=True))
             todo += [*each.args, each.__cause__, each.__context__]
 
 

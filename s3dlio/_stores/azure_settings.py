@@ -42,8 +42,12 @@ class AzureSettings:
     backoff: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.endpoint_url is not None:
-            check_endpoint("Azure", self.endpoint_url)
+        parts = connection_parts(self.connection_string)
+        if self.connection_string is not None and not parts.keys() & {"AccountName", "BlobEndpoint"}:
+            raise InvalidInputError("the connection string of Azure has neither an AccountName nor a BlobEndpoint")
+        for url in (self.endpoint_url, parts.get("BlobEndpoint")):
+            if url is not None:
+                check_endpoint("Azure", url)
         if self.account is not None and not ACCOUNT.fullmatch(self.account):
             raise InvalidInputError(f"account must be 3 to 24 lower-case letters and digits, not {self.account!r}")
         if self.container is not None and not CONTAINER.fullmatch(self.container):

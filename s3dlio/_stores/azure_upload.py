@@ -172,7 +172,7 @@ class AzureSink:
             failure: BaseException | None = None
             try:
                 if not self._ended and self._failure is None:
-                    self._stage(block)
+                    self._stage(block.index, block.data)
             except BaseException as error:
                 failure = error
             if not self._ended:
@@ -187,21 +187,23 @@ class AzureSink:
                 self.on_failure(failure)
         self._todo.put(None)  # for the next thread
 
-    def _stage(self, block: Block) -> None:
+    def _stage(self, index: int, data: memoryview) -> None:
+        """Without the block, which the frames of an error would keep, and with it the memory of all, until somebody
+        drops the error."""
         # The end lets no flipped bit make one id of the list into another, since not every emulator checks the list.
-        name = f"{self._prefix}{block.index:08d}{secrets.token_hex(4)}"
-        headers = checksum_headers(self._settings, self._place, block.data)
+        name = f"{self._prefix}{index:08d}{secrets.token_hex(4)}"
+        headers = checksum_headers(self._settings, self._place, data)
 
         def call() -> Any:
             return blob_client(self._settings, self._place).stage_block(
                 name,
-                block.data,  # type: ignore[arg-type]  # a view is sent as it is
-                length=len(block.data),
+                data,  # type: ignore[arg-type]  # a view is sent as it is
+                length=len(data),
                 headers=dict(headers),
             )
 
         ask(self._settings, "write", self._uri, call, lambda: self._ended)
-        self._ids[block.index] = name
+        self._ids[index] = name
 
     def commit(self, size: int, crc32c: int) -> None:
         apart(lambda: self._commit(size), may_stay=True)

@@ -310,13 +310,26 @@ def test_signature_of_a_sas_is_shown_nowhere_whatever_goes_wrong(
                 call()
             except s3dlio.S3dlioError as error:
                 told += 1
-                assert signature not in unquote("".join(traceback.format_exception(error))), f"{operation}: {kind}"
+                shown = [*traceback.format_exception(error), *facts(error)]
+                assert signature not in unquote("".join(shown)), f"{operation}: {kind}"
             s3dlio.configure_azure(endpoint_url=proxy.url)
             seen += caplog.text.count("sig=")
             assert signature not in unquote(caplog.text), f"{operation}: {kind}"
             caplog.clear()
     assert told >= 25
     assert seen >= 100  # else nothing that could show it was seen
+
+
+def facts(error: BaseException) -> Iterator[str]:
+    """What the attributes of an error say, and those of the errors behind it."""
+    todo: list[object] = [error]
+    seen: set[int] = set()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield repr(vars(each))
+            todo += [*vars(each).values(), each.__cause__, each.__context__]
 
 
 def test_random_faults_lose_nothing_in_silence(azure: str, proxy: Proxy, figure: Callable[[str], None]) -> None:
