@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ from s3dlio._tasks import apart
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
     from s3dlio._options import WriterOptions
 
 DEFAULT_BLOCK = 8 << 20
@@ -238,12 +241,13 @@ class AzureStore(Store):
         _, start = self._object(source, "copy", _errors.NotFoundError)
         if start.account != to.account:
             return False
-        origin, client = blob_client(settings, start), blob_client(settings, to)
         version = properties(settings, start, "copy", source)
 
         def begin() -> Any:
-            return client.start_copy_from_url(
-                origin.url, source_etag=version.etag, source_match_condition=MatchConditions.IfNotModified
+            return blob_client(settings, to).start_copy_from_url(
+                blob_client(settings, start).url,
+                source_etag=version.etag,
+                source_match_condition=MatchConditions.IfNotModified,
             )["copy_status"]
 
         status = ask(settings, "copy", target, begin)
@@ -253,7 +257,7 @@ class AzureStore(Store):
                 raise _errors.TimedOutError(f"copy {target}: still pending", operation="copy", uri=str(target))
             _cancel.check()
             time.sleep(_COPY_LOOKS)
-            status = ask(settings, "copy", target, lambda: client.get_blob_properties().copy.status)
+            status = ask(settings, "copy", target, lambda: blob_client(settings, to).get_blob_properties().copy.status)
         if status != "success":
             raise _errors.StorageError(f"copy {target}: it ended as {status}", operation="copy", uri=str(target))
         return True
@@ -261,18 +265,18 @@ class AzureStore(Store):
     def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
         settings = current_settings()
         place = place_of(uri, settings, "list")
-        client = container_client(settings, place)
         folder = place.blob
+        client = partial(container_client, settings, place)
         if folder and not folder.endswith("/"):
             # The blob itself is the first of all that begin with its name, if there is one.
-            first = self._names(settings, uri, lambda: client.list_blobs(name_starts_with=folder, results_per_page=1))
+            first = self._names(settings, uri, lambda: client().list_blobs(name_starts_with=folder, results_per_page=1))
             if next(first, None) == folder:
                 yield uri
             folder += "/"
         if recursive:
-            names = self._names(settings, uri, lambda: client.list_blobs(name_starts_with=folder or None))
+            names = self._names(settings, uri, lambda: client().list_blobs(name_starts_with=folder or None))
         else:
-            names = self._names(settings, uri, lambda: client.walk_blobs(name_starts_with=folder or None))
+            names = self._names(settings, uri, lambda: client().walk_blobs(name_starts_with=folder or None))
         for name in names:
             yield replace(uri, key=place.prefix + name)
 
@@ -315,9 +319,10 @@ class AzureStore(Store):
 
     def _delete_batch(self, settings: AzureSettings, uri: Uri, blobs: dict[Uri, Place]) -> None:
         names = [place.blob for place in blobs.values()]
-        client = container_client(settings, next(iter(blobs.values())))
+        place = next(iter(blobs.values()))
 
         def call() -> list[int]:
+            client = container_client(settings, place)
             answers = client.delete_blobs(*names, delete_snapshots="include", raise_on_any_failure=False)
             return [answer.status_code for answer in answers]
 
@@ -331,7 +336,7 @@ class AzureStore(Store):
     def create_bucket(self, uri: Uri) -> None:
         settings, client = self._container(uri, "create container")
         try:
-            ask(settings, "create container", uri, client.create_container)
+            ask(settings, "create container", uri, lambda: client().create_container())
         except _errors.S3dlioError as error:
             if error.code != "ContainerAlreadyExists":
                 raise
@@ -339,7 +344,7 @@ class AzureStore(Store):
     def delete_bucket(self, uri: Uri) -> None:
         settings, client = self._container(uri, "delete container")
         # The service would delete it with all that is in it.
-        if next(self._names(settings, uri, lambda: client.list_blobs(results_per_page=1)), None) is not None:
+        if next(self._names(settings, uri, lambda: client().list_blobs(results_per_page=1)), None) is not None:
             raise _errors.StorageError(
                 f"delete container {uri}: it is not empty; delete its objects first",
                 operation="delete container",
@@ -347,7 +352,7 @@ class AzureStore(Store):
                 errno=errno.ENOTEMPTY,
             )
         try:
-            ask(settings, "delete container", uri, client.delete_container)
+            ask(settings, "delete container", uri, lambda: client().delete_container())
         except _errors.NotFoundError as error:
             if error.attempts == 1:  # else an acknowledgement was lost
                 raise
@@ -358,10 +363,10 @@ class AzureStore(Store):
         check_blob(place, uri, operation, kind)
         return settings, place
 
-    def _container(self, uri: Uri, operation: str) -> tuple[AzureSettings, Any]:
+    def _container(self, uri: Uri, operation: str) -> tuple[AzureSettings, Callable[[], ContainerClient]]:
         settings = current_settings()
         place = place_of(uri, settings, operation)
         if place.blob:
             text = f"{operation} {uri}: it must be az://account/container"
             raise _errors.InvalidInputError(text, operation=operation, uri=str(uri))
-        return settings, container_client(settings, place)
+        return settings, partial(container_client, settings, place)

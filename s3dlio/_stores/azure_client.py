@@ -60,18 +60,32 @@ def place_of(uri: Uri, settings: AzureSettings, operation: str) -> Place:
     if not account:
         raise _refused(uri, operation, "names no account, and AZURE_BLOB_ACCOUNT is not set")
     if not container:
-        raise _refused(uri, operation, "names no container, and AZURE_BLOB_CONTAINER is not set")
+        unset = "" if first else ", and AZURE_BLOB_CONTAINER is not set"
+        raise _refused(uri, operation, "names no container" + unset)
+    # Who leaves it out has to say it.
+    taken = f"; as no account is set, {first!r} was taken for it" if settings.named_account is None else ""
     if not ACCOUNT.fullmatch(account):
-        raise _refused(uri, operation, f"has {account!r}, which is no name of an account")
+        text = f"has {account!r}, which is no name of an account: 3 to 24 of a-z and 0-9"
+        raise _refused(uri, operation, text + taken)
     if not CONTAINER.fullmatch(container):
-        raise _refused(uri, operation, f"has {container!r}, which is no name of a container")
+        text = f"has {container!r}, which is no name of a container: 3 to 63 of a-z, 0-9 and single '-'"
+        raise _refused(uri, operation, text + taken)
     if _NO_NAME.search(blob):
         raise _refused(
             uri,
             operation,
             f"has {blob!r}, which is no name of a blob: no '.' or '..' between slashes, no '\\', no controls",
         )
+    try:
+        settings.endpoint(account)
+    except _errors.InvalidInputError as error:
+        raise _named(error, uri, operation) from None
     return Place(account, container, blob, prefix)
+
+
+def _named(error: _errors.S3dlioError, uri: Uri, operation: str, where: str = "") -> _errors.S3dlioError:
+    """The same error, of what could not know for which operation it was."""
+    return type(error)(f"{operation} {where or uri}: {error}", operation=operation, uri=str(uri))
 
 
 def _refused(uri: Uri, operation: str, why: str) -> _errors.InvalidInputError:
@@ -198,7 +212,9 @@ def _ask(
         try:
             with watched(deadline, settings.stall_timeout, is_over) as watch:
                 return call()
-        except _errors.S3dlioError:
+        except _errors.S3dlioError as error:
+            if error.operation is None:
+                raise _named(error, uri, operation, where) from error
             raise
         except OverError as error:
             failure, cause, again = _broken_off(operation, uri, where, settings, deadline), error, False
