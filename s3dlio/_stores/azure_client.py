@@ -173,7 +173,7 @@ _CODES: dict[str, type[_errors.S3dlioError]] = {
 # What the code does not say.
 _HINTS = {
     # The service drops what is staged when another writer commits ("Put Block List", "Remarks").
-    "InvalidBlockList": "another writer has stored this blob meanwhile, or it is older than a week",
+    "InvalidBlockList": "another writer has stored this blob meanwhile, or the blocks are lost, as after a week",
 }
 
 _STATUSES: dict[int, type[_errors.S3dlioError]] = {
@@ -302,16 +302,28 @@ def translate(error: az.AzureError, operation: str, uri: Uri, where: str) -> _er
         kind = _errors.TimedOutError
     else:
         kind = _errors.StorageError
-    # The rest of the message repeats what follows, and may hold the text that was signed.
-    first = (str(getattr(error, "message", error)).splitlines() or [""])[0]
     hint = _HINTS.get(code or "")
-    parts = [part for part in (f"HTTP {status}" if status else "", code or "", first, hint) if part]
+    parts = [part for part in (f"HTTP {status}" if status else "", code or "", _words(error), hint) if part]
     if status in (429, 503):
         parts.append("the service throttles its clients: send fewer requests at once")
     shown = ": ".join(parts) + (f" (request {request_id})" if request_id else "")
     translated = kind(f"{operation} {where}: {shown}", operation=operation, uri=str(uri))
     translated.status, translated.code, translated.request_id = status, code, request_id
     return translated
+
+
+# How urllib3 names a connection, and what the SDK says of an answer without a body.
+_NAMES = re.compile(r"\w+\(host='([^']*)', port='?(\d+)'?\)")
+_NO_BODY = re.compile(r"Operation returned an invalid status '(.*)'")
+
+
+def _words(error: az.AzureError) -> str:
+    """What was met, and not by whom: urllib3 would say that the most tries were made, of each single one."""
+    inner = getattr(error, "inner_exception", None)
+    reason = getattr(inner.args[0], "reason", None) if inner is not None and inner.args else None
+    # The rest repeats what follows, and may hold the text that was signed.
+    first = (str(reason or getattr(error, "message", error)).splitlines() or [""])[0]
+    return _NO_BODY.sub(r"\1", _NAMES.sub(r"\1:\2", first))
 
 
 def close_all() -> None:

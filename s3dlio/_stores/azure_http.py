@@ -63,6 +63,11 @@ def _redacted(record: logging.LogRecord) -> bool:
 for _name in ("connection", "connectionpool", "poolmanager", "util.retry"):
     logging.getLogger(f"urllib3.{_name}").addFilter(_redacted)
 
+# That a read was broken off is an error, or was wanted; without this each would be a line on standard error.
+logging.getLogger("azure.core.pipeline.transport._requests_basic").addFilter(
+    lambda record: record.msg != "Unable to stream download."
+)
+
 PIECE = 256 << 10
 MAX_CONNECTIONS = 128
 # Seconds between two looks at a connection on which nothing comes and goes.

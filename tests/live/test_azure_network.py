@@ -279,7 +279,22 @@ def test_deadline_holds_for_an_answer_that_never_ends(blob: str, talk: Callable[
         assert time.monotonic() - began < 4
 
 
-def test_ranges_that_are_cut_are_repeated_as_often_as_the_settings_say(blob: str) -> None:
+def test_errors_say_in_plain_words_what_was_met(blob: str) -> None:
+    # They named private classes, spoke of retries where there were none, and called a status invalid.
+    def talk(connection: socket.socket, head: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 404 There is none.\r\nContent-Length: 0\r\nx-ms-error-code: BlobNotFound\r\n\r\n")
+
+    with server(talk) as address:
+        s3dlio.configure_azure(endpoint_url=f"http://{address}", retries=0)
+        with pytest.raises(s3dlio.NotFoundError, match=f"^stat {blob}: HTTP 404: BlobNotFound: There is none.$"):
+            s3dlio.stat(blob)
+    with pytest.raises(s3dlio.StorageError, match=f"^stat {blob}: {address}: Failed to .*Connection refused$"):
+        s3dlio.stat(blob)
+
+
+def test_ranges_that_are_cut_are_repeated_as_often_as_the_settings_say(
+    blob: str, caplog: pytest.LogCaptureFixture
+) -> None:
     # The SDK repeated each three times more, with a second's sleep in between.
     came: list[bytes] = []
 
@@ -297,6 +312,7 @@ def test_ranges_that_are_cut_are_repeated_as_often_as_the_settings_say(blob: str
             s3dlio.get(blob)
     assert caught.value.attempts == 3
     assert len([head for head in came if head.startswith(b"GET")]) == 3
+    assert caplog.messages == []  # of azure.core there was a line of each
 
 
 @pytest.mark.parametrize(
