@@ -202,9 +202,9 @@ def delete(uri: str, recursive: bool = False) -> None:
     """Deletes an object, or with ``recursive`` everything below a folder.
 
     An object that is not there is no error, as in object stores.  A folder without ``recursive`` raises
-    NotAnObjectError and deletes nothing: of files each folder, elsewhere a URI that ends in ``/`` or names no object.
-    (An object store does not know folders: there ``a/b`` is the object of that name, also when others begin with
-    ``a/b/``.)
+    NotAnObjectError and deletes nothing: of files each folder, elsewhere a URI that names no object, or that ends in
+    ``/`` where there is none of that very name.  (An object store does not know folders: there ``a/b`` is the object of
+    that name, also when others begin with ``a/b/``.)
     """
     parsed = parse_uri(uri)
     store_for(parsed).delete(parsed, recursive)

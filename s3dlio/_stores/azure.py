@@ -301,8 +301,13 @@ class AzureStore(Store):
         settings = current_settings()
         place = place_of(uri, settings, "delete")
         if not recursive:
-            if not place.blob or place.blob.endswith("/"):
+            if not place.blob:
                 raise folder_error("delete", uri)
+            if place.blob.endswith("/"):  # what some programs leave for an empty folder, or only a prefix
+                try:
+                    properties(settings, place, "delete", uri)
+                except _errors.NotFoundError as error:
+                    raise folder_error("delete", uri) from error
             self._delete_one(settings, place, uri)
             return
         found = self.list(uri, recursive=True)

@@ -223,6 +223,17 @@ def test_writer_whose_blob_another_stores_meanwhile_loses_or_wins_whole(containe
         writer.abort()
 
 
+def test_mark_of_a_folder_is_deleted_alone(container: str) -> None:
+    # Nothing but recursive=True deleted it, with all that is below it.
+    s3dlio.put(f"{container}/dir/a", b"x")
+    with pytest.raises(s3dlio.NotAnObjectError):
+        s3dlio.delete(f"{container}/dir/")
+    blob(f"{container}/dir/").upload_blob(b"")
+    assert s3dlio.list(container) == [f"{container}/dir/", f"{container}/dir/a"]
+    s3dlio.delete(f"{container}/dir/")
+    assert s3dlio.list(container) == [f"{container}/dir/a"]
+
+
 def test_unfinished_stream_leaves_the_old_blob(container: str) -> None:
     uri = f"{container}/unfinished"
     s3dlio.put(uri, b"before")
