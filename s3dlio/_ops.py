@@ -76,8 +76,8 @@ def _uri_of(uri: str, schemes: tuple[str, ...]) -> Uri:
 def get(uri: str) -> bytes:
     """Returns the whole object, read-only.  A large one is read by several requests at once.
 
-    Raises NotFoundError where there is none, and CorruptDataError where the bytes are not those of the checksum that
-    the store keeps.
+    Raises NotFoundError where there is none, and CorruptDataError where the bytes are not those of the checksum that S3
+    keeps; that of Azure is not looked at.
     """
     began = time.monotonic()
     parsed = parse_uri(uri)
