@@ -112,7 +112,7 @@ class Watch:
             sock.settimeout(self.at_most(self._stall_timeout))
             return step()
         sock.settimeout(min(_LOOK, self._stall_timeout))
-        moved, since = _moved(sock), time.monotonic()
+        moved, since = b"", time.monotonic()
         while True:
             self.look()
             try:
@@ -136,8 +136,9 @@ class Watch:
         with self._lock:
             self.is_cancelled = True
             if self._socket is not None:
+                own: Any = getattr(self._socket, "socket", self._socket)  # of TLS within the TLS of a proxy
                 with suppress(OSError):
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TLS or not
+                    socket.socket.shutdown(own, socket.SHUT_RDWR)  # TLS or not
 
     def keep(self, answer: requests.Response) -> None:
         self._answer = answer

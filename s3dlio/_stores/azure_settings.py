@@ -151,7 +151,7 @@ def configure_azure(
         ``https://ACCOUNT.blob.core.windows.net``).
     ``connection_string``, ``account_key``, ``sas_token``
         The first of them that there is signs the requests (``AZURE_STORAGE_CONNECTION_STRING``, ``AZURE_STORAGE_KEY``,
-        ``AZURE_STORAGE_SAS_TOKEN``).
+        ``AZURE_STORAGE_SAS_TOKEN``).  The connection string ``UseDevelopmentStorage=true`` is that of Azurite.
     ``credential``
         An object of the package azure-identity, or one like it.
     ``anonymous=False``

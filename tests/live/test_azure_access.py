@@ -41,6 +41,15 @@ def test_connection_string_names_account_key_and_endpoint(container: str, monkey
         assert s3dlio.get(f"{container}/short") == b"x"
 
 
+def test_credential_may_be_unhashable(container: str) -> None:
+    # It was a TypeError, of a dict as of a plain dataclass.
+    credential = {"account_name": servers.ACCOUNT, "account_key": servers.ACCOUNT_KEY}
+    s3dlio.configure_azure(credential=credential)
+    s3dlio.put(f"{container}/a", b"x")
+    assert s3dlio.get(f"{container}/a") == b"x"
+    s3dlio.configure_azure(credential=None)
+
+
 def test_anonymous_reads_what_is_public_and_no_more(container: str) -> None:
     s3dlio.put(f"{container}/a", b"x")
     s3dlio.configure_azure(anonymous=True)

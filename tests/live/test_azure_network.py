@@ -29,6 +29,7 @@ from proxy import Fault, Proxy, wait_until
 import s3dlio
 from s3dlio import aio
 from s3dlio._stores import azure, azure_client
+from s3dlio._stores.azure_http import Watch
 
 MIB = 1 << 20
 # Of a wait that would last for 10 s and more.
@@ -188,6 +189,16 @@ def test_wait_for_tls_is_broken_off(blob: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         s3dlio.configure_azure(endpoint_url=f"https://127.0.0.1:{listener.getsockname()[1]}")
         check_cancelled_soon(lambda: aio.get(blob))
+
+
+def test_wait_for_tls_within_the_tls_of_a_proxy_is_broken_off() -> None:
+    # What urllib3 has there is no socket, but holds one; to break it off was a TypeError.
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch = Watch(time.monotonic() + 10, 10, lambda: False)
+        watch.uses(SimpleNamespace(socket=ours))  # type: ignore[arg-type]
+        watch.break_off()
+        assert theirs.recv(1) == b""
 
 
 def test_wait_behind_a_proxy_is_broken_off(blob: str, monkeypatch: pytest.MonkeyPatch) -> None:
