@@ -129,7 +129,8 @@ def _default_credential() -> Any:
 
 
 def container_client(settings: AzureSettings, place: Place) -> ContainerClient:
-    return _service(settings, place.account).get_container_client(place.container)
+    # What makes a client takes a lock of logging's, which Ctrl-C could leave held.
+    return apart(lambda: _service(settings, place.account).get_container_client(place.container), may_stay=True)
 
 
 def properties(settings: AzureSettings, place: Place, operation: str, uri: Uri) -> BlobProperties:
@@ -145,7 +146,7 @@ def properties(settings: AzureSettings, place: Place, operation: str, uri: Uri) 
 
 
 def blob_client(settings: AzureSettings, place: Place) -> BlobClient:
-    return _service(settings, place.account).get_blob_client(place.container, place.blob)
+    return apart(lambda: _service(settings, place.account).get_blob_client(place.container, place.blob), may_stay=True)
 
 
 _DAMAGED = ("Md5Mismatch", "Crc64Mismatch", "InvalidMd5")

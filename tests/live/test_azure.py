@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 import servers
+from breakage import ACTIONS, Exchange, Response
 from live_process import check_clients_of_children, interrupt
 from proxy import Fault, Proxy, wait_until
 
@@ -138,6 +139,31 @@ def test_blocks_grow_so_that_their_number_suffices(container: str, monkeypatch: 
         for _ in range(16):
             writer.write_chunk(data[:BLOCK])
     assert s3dlio.get(uri) == data
+
+
+def test_blocks_are_staged_several_at_once_and_no_more_than_asked_for(
+    container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, numbers = threading.Lock(), [0]
+
+    def slow(exchange: Exchange) -> Response:
+        with lock:
+            numbers.append(numbers[-1] + 1)
+        time.sleep(0.2)
+        response: Response = exchange.forward(exchange.request)
+        with lock:
+            numbers.append(numbers[-1] - 1)
+        return response
+
+    monkeypatch.setitem(ACTIONS, "slow", slow)
+    with Proxy(os.environ["AZURE_STORAGE_ENDPOINT"]) as proxy:
+        s3dlio.configure_azure(endpoint_url=proxy.url)
+        proxy.faults = [Fault("slow", "Put Block", 1000)]
+        for in_flight, least, most in ((1, 1, 1), (3, 3, 3), (40, 9, 16)):
+            numbers[:] = [0]
+            s3dlio.put(f"{container}/a", bytes(17 * MIB), buffer_size=MIB, in_flight=in_flight)
+            assert least <= max(numbers) <= most
+        servers.disconnect_azure()
 
 
 def test_block_ids_are_of_one_length_and_of_one_writer_alone(container: str) -> None:
