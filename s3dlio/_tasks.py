@@ -171,7 +171,8 @@ def _leave(job: _Job) -> None:
     global _jobs
     jobs = _jobs
     try:
-        job.goes_on.acquire(timeout=_SHORT_PATIENCE)
+        if not job.is_over:
+            job.goes_on.acquire(timeout=_SHORT_PATIENCE)
     finally:
         if not job.is_over and jobs is not None:
             _jobs = None

@@ -143,6 +143,7 @@ def _default_credential() -> Any:
 
 
 def container_client(settings: AzureSettings, place: Place) -> ContainerClient:
+    """Within `ask`: to make one takes a lock of logging's, which Ctrl-C could leave held, and may fail."""
     return _service(settings, place.account).get_container_client(place.container)
 
 
@@ -159,6 +160,7 @@ def properties(settings: AzureSettings, place: Place, operation: str, uri: Uri) 
 
 
 def blob_client(settings: AzureSettings, place: Place) -> BlobClient:
+    """Within `ask`, as the other."""
     return _service(settings, place.account).get_blob_client(place.container, place.blob)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import queue
 import re
@@ -366,8 +367,8 @@ def test_properties_that_the_service_would_not_send_are_not_believed(blob: str, 
 def test_main_thread_takes_no_lock_that_ctrl_c_could_leave_held(container: str, tmp_path: Path) -> None:
     # Ctrl-C within urllib3's queue of connections left its lock held, and the next request hung for ever.
     entered: list[str] = []
-    files = (threading.__file__, queue.__file__)
-    calls = ("__enter__", "start", "wait", "join", "notify", "put", "get")
+    files = (threading.__file__, queue.__file__, logging.__file__)
+    calls = ("__enter__", "start", "wait", "join", "notify", "put", "get", "_acquireLock", "acquire")
 
     def note(frame: FrameType, event: str, argument: object) -> None:
         if event == "call" and frame.f_code.co_filename in files and frame.f_code.co_name in calls:
@@ -392,6 +393,8 @@ def test_main_thread_takes_no_lock_that_ctrl_c_could_leave_held(container: str, 
         lambda: s3dlio.download(f"{container}/many", tmp_path),
         lambda: s3dlio.delete(f"{container}/c"),
         lambda: s3dlio.delete(f"{container}/many", recursive=True),
+        lambda: s3dlio.create_bucket(container),
+        lambda: s3dlio.exists(f"{container}/b"),
     ]
     before = sys.getprofile()
     for number, work in enumerate(works):
