@@ -381,6 +381,7 @@ get(int fd, const struct request *r)
     length +=
         (size_t)snprintf(text + length, sizeof text - length,
                          "Last-Modified: " MODIFIED "\r\nETag: " ETAG "\r\nAccept-Ranges: bytes\r\n"
+                         "x-ms-blob-type: BlockBlob\r\n"
                          "Content-Type: application/octet-stream\r\n%sContent-Length: %llu\r\n\r\n",
                          part, (unsigned long long)count);
     return send_all(fd, text, length, start, is_head ? 0 : count);

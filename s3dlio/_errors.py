@@ -20,7 +20,16 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from typing import Any
+
+# A name may hold them, and would begin a line of its own in somebody's log.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def shown(text: str) -> str:
+    """A text for one line."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class S3dlioError(RuntimeError):
@@ -39,6 +48,7 @@ class S3dlioError(RuntimeError):
     def __init__(
         self, message: str, *, operation: str | None = None, uri: str | None = None, errno: int | None = None
     ) -> None:
+        message = shown(message)
         super().__init__(message)
         self.operation = operation
         self.uri = uri

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from s3dlio._errors import InvalidInputError
+from s3dlio._errors import InvalidInputError, shown
 
 TRACE = 5
 _LEVELS = {
@@ -16,6 +16,15 @@ _LEVELS = {
 }
 
 logger = logging.getLogger("s3dlio")
+
+
+def _on_one_line(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(shown(each) if isinstance(each, str) else each for each in record.args)
+    return True
+
+
+logger.addFilter(_on_one_line)
 
 
 def init_logging(level: str) -> None:

@@ -14,7 +14,7 @@ from s3dlio._errors import InvalidInputError
 from s3dlio._ops import get, put, put_arguments
 from s3dlio._options import WriterOptions, whole_number, writer_options
 from s3dlio._stores.registry import store_for
-from s3dlio._tasks import LOOK, Task, run_many
+from s3dlio._tasks import LOOK, Task, apart, run_many
 from s3dlio._uri import parse_uri
 
 if TYPE_CHECKING:
@@ -123,14 +123,18 @@ def threads_for(max_in_flight: int) -> int:
 
 
 def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: int) -> None:
-    """Calls ``work`` with each item in so many threads, of which the caller's is one.
+    """Calls ``work`` with each item in so many threads.
 
     When one fails no more are begun, and the first failure is raised once the others have ended.  Ctrl-C, and what else
     breaks off the caller, breaks off all.
     """
     if isinstance(items, Sized):
         nthreads = min(nthreads, len(items))
-    todo = iter(items)
+    # Threads cannot be begun where Ctrl-C may come in between: that leaves locks of theirs held.
+    apart(lambda: _for_each(iter(items), work, nthreads))
+
+
+def _for_each(todo: Iterator[Item], work: Callable[[Item], object], nthreads: int) -> None:
     turn = threading.Lock()
     failures: list[BaseException] = []
     ended: queue.SimpleQueue[bool] = queue.SimpleQueue()

@@ -76,8 +76,8 @@ def _uri_of(uri: str, schemes: tuple[str, ...]) -> Uri:
 def get(uri: str) -> bytes:
     """Returns the whole object, read-only.  A large one is read by several requests at once.
 
-    Raises NotFoundError where there is none, and CorruptDataError where the bytes are not those of the checksum that
-    the store keeps.
+    Raises NotFoundError where there is none, and CorruptDataError where the bytes are not those of the checksum that S3
+    keeps; that of Azure is not looked at.
     """
     began = time.monotonic()
     parsed = parse_uri(uri)
@@ -202,9 +202,9 @@ def delete(uri: str, recursive: bool = False) -> None:
     """Deletes an object, or with ``recursive`` everything below a folder.
 
     An object that is not there is no error, as in object stores.  A folder without ``recursive`` raises
-    NotAnObjectError and deletes nothing: of files each folder, elsewhere a URI that ends in ``/`` or names no object.
-    (An object store does not know folders: there ``a/b`` is the object of that name, also when others begin with
-    ``a/b/``.)
+    NotAnObjectError and deletes nothing: of files each folder, elsewhere a URI that names no object, or that ends in
+    ``/`` where there is none of that very name.  (An object store does not know folders: there ``a/b`` is the object of
+    that name, also when others begin with ``a/b/``.)
     """
     parsed = parse_uri(uri)
     store_for(parsed).delete(parsed, recursive)

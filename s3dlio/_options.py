@@ -60,7 +60,7 @@ class WriterOptions:
         store's default.
     ``verify=None``
         S3 and Azure: what the store is asked after it has acknowledged the object: ``'size'``, ``'checksum'`` (that
-        too, where the store keeps one; Azure keeps none) or ``'none'``.  ``None`` is ``verify`` of `configure_s3` or
+        too, where the store keeps one; not on Azure) or ``'none'``.  ``None`` is ``verify`` of `configure_s3` or
         `configure_azure` for a stream, and ``'none'`` for `put` of what fits into one request.
     ``timeout=300.0``
         Seconds without any progress of the device after which a call fails; not for files with

@@ -21,6 +21,8 @@ _MAX_PATIENCE = 5.0
 # Seconds after which the main thread looks for a Ctrl-C: Python forgets to wake it for one that comes just when it
 # begins to wait for a lock or a queue.
 LOOK = 0.2
+# Seconds until what obeys none is left to itself.
+_SHORT_PATIENCE = 0.5
 
 
 class Awaited(Protocol):
@@ -37,6 +39,12 @@ Task = Coroutine[Awaited, None, Result]
 def run(task: Task[Result]) -> Result:
     """Runs one to its end.  Ctrl-C breaks it off: the task has cleared up when that is raised."""
     return _apart(lambda inbox: _drive(task, inbox))
+
+
+def apart(work: Callable[[], Result], may_stay: bool = False) -> Result:
+    """Calls ``work`` where Ctrl-C, which breaks it off, comes between no two of its lines.  Its end is waited for, but
+    not for long if it ``may_stay``, as it uses no memory of the caller's."""
+    return _apart(lambda inbox: work(), _leave if may_stay else _wait_for_end)
 
 
 def run_many(tasks: Iterable[Task[Any]], limit: int) -> None:
@@ -162,30 +170,7 @@ class _Job:
         self.goes_on.release()
 
 
-_jobs: queue.SimpleQueue[_Job] | None = None
-
-
-def _apart(work: Callable[[_Inbox], Result]) -> Result:
-    """Calls ``work`` where Ctrl-C cannot come between two of its lines: that is raised in the main thread alone, and
-    would leave locks held, counts wrong, and awscrt in the middle of a call."""
-    jobs = _queue() if threading.current_thread() is threading.main_thread() else None
-    if jobs is None:
-        return _here(work)
-    job = _Job(work)
-    try:
-        jobs.put(job)
-        while not job.goes_on.acquire(timeout=LOOK):
-            pass
-    except BaseException:
-        job.cancellation.cancel()
-        jobs.put(job)  # again: it may have come before the first time
-        _wait_for_end(job)
-        raise
-    if job.error is not None:
-        error, job.error = job.error, None
-        raise error
-    result: Result = job.result
-    return result
+_jobs: queue.SimpleQueue[_Job | None] | None = None
 
 
 def _wait_for_end(job: _Job) -> None:
@@ -199,6 +184,45 @@ def _wait_for_end(job: _Job) -> None:
                 raise
 
 
+def _leave(job: _Job) -> None:
+    """Unless it ends soon: the next job gets a thread of its own, and this one ends with its job."""
+    global _jobs
+    jobs = _jobs
+    try:
+        if not job.is_over:
+            job.goes_on.acquire(timeout=_SHORT_PATIENCE)
+    finally:
+        if not job.is_over and jobs is not None:
+            _jobs = None
+            jobs.put(None)
+
+
+def _apart(work: Callable[[_Inbox], Result], end: Callable[[_Job], None] = _wait_for_end) -> Result:
+    """Calls ``work`` where Ctrl-C cannot come between two of its lines: that is raised in the main thread alone, and
+    would leave locks held, counts wrong, and awscrt in the middle of a call."""
+    jobs = _queue() if threading.current_thread() is threading.main_thread() else None
+    if jobs is None:
+        return _here(work)
+    job = _Job(work)
+    try:
+        jobs.put(job)
+        while not job.goes_on.acquire(timeout=LOOK):
+            pass
+    except BaseException:
+        job.cancellation.cancel()
+        jobs.put(job)  # again: it may have come before the first time
+        end(job)
+        raise
+    error, job.error = job.error, None
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # else it and this frame hold each other
+    result: Result = job.result
+    return result
+
+
 def _here(work: Callable[[_Inbox], Result]) -> Result:
     inbox = _Inbox()
     cancellation = _cancel.current()
@@ -208,10 +232,10 @@ def _here(work: Callable[[_Inbox], Result]) -> Result:
         return work(inbox)
 
 
-def _queue() -> queue.SimpleQueue[_Job] | None:
+def _queue() -> queue.SimpleQueue[_Job | None] | None:
     global _jobs
     if _jobs is None:
-        jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         try:
             threading.Thread(target=_work, args=(jobs,), name="s3dlio-requests", daemon=True).start()
         except RuntimeError:  # the interpreter ends
@@ -220,9 +244,10 @@ def _queue() -> queue.SimpleQueue[_Job] | None:
     return _jobs
 
 
-def _work(jobs: queue.SimpleQueue[_Job]) -> None:
-    while True:
-        jobs.get().do()
+def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.do()
+        del job  # with its result
 
 
 def _in_child() -> None:

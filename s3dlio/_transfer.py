@@ -152,8 +152,9 @@ def download(
     """Downloads an object, or all objects below a prefix, into a folder, and returns the paths of the files.
 
     An object goes to its last name, what is below a prefix to its path from there.  Each file appears when it is
-    complete and durable; what was there before stays until then.  A name that would lead out of the folder raises
-    InvalidInputError before anything is written.  ``max_in_flight`` and ``progress`` are those of `upload`.
+    complete and durable; what was there before stays until then.  A name that would lead out of the folder, or that no
+    file can have (nothing, ``.`` or ``..`` between slashes), raises InvalidInputError before anything is written.
+    ``max_in_flight`` and ``progress`` are those of `upload`.
 
     Raises NotFoundError where there is neither.
     """

@@ -167,8 +167,9 @@ class ObjectWriter:
         """Completes the object and makes it visible, durable as the options say.
 
         Returns the bytes that came in and the bytes stored; without compression both are equal.  When it raises,
-        nothing has appeared, with two exceptions that `stats().visible` tells: Ctrl-C came after the last step, or a
-        file is in place but its folder could not be made durable.
+        nothing has appeared, with three exceptions that `stats().visible` tells: Ctrl-C came after the last step, a
+        file is in place but its folder could not be made durable, or a store has acknowledged the object but could not
+        be asked for it.
         """
         self._enter("finalize")
         self._appends = False

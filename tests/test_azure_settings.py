@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import servers
+from azure.core.credentials import AccessToken
 
 import s3dlio
 from s3dlio._native import pointer
+from s3dlio._stores import azure_http
 from s3dlio._stores.azure_client import place_of
-from s3dlio._stores.azure_settings import AzureSettings, current_settings
+from s3dlio._stores.azure_settings import AzureSettings, Own, current_settings
 from s3dlio._stores.azure_upload import BLOCKS_OF_A_SIZE, MAX_BLOCK, MAX_BLOCKS, block_size, checksum_headers
 from s3dlio._uri import parse_uri
 
@@ -60,8 +64,10 @@ def test_uri_leads_where_the_rule_says(
     [
         ("az:///a", None, "con", "no account, and AZURE_BLOB_ACCOUNT is not set"),
         ("az:///a", "acc", None, "no container, and AZURE_BLOB_CONTAINER is not set"),
-        ("az://acc", None, None, "no container"),
-        ("az://acc/", "acc", None, "no container"),
+        ("az://acc", None, None, "no container$"),
+        ("az://acc/", "acc", "con", "no container$"),  # it was said that AZURE_BLOB_CONTAINER is not set
+        ("az://con/x", None, None, "'x', which is no name of a container.* no account is set, 'con' was taken for it"),
+        ("az://con-1/x/y", None, None, "'con-1', which is no name of an account.* no account is set"),
     ],
 )
 def test_uri_that_leaves_out_too_much_is_refused(
@@ -108,12 +114,78 @@ def test_writer_of_another_scheme_is_refused() -> None:
         s3dlio.create_azure_writer("s3://bucket/a")
 
 
+def test_connection_string_is_read_in_any_spelling() -> None:
+    # Names in lower case, and that of the emulator, were passed over without a word.
+    found = AzureSettings(connection_string=f"accountname=acc;ACCOUNTKEY={KEY};blobendpoint=http://127.0.0.1:1/acc;")
+    assert (found.named_account, found.credentials()) == ("acc", ("key", KEY))
+    assert found.endpoint("acc") == "http://127.0.0.1:1/acc"
+    found = AzureSettings(connection_string="UseDevelopmentStorage=true;")
+    assert (found.named_account, found.credentials()) == (servers.ACCOUNT, ("key", servers.ACCOUNT_KEY))
+    assert found.endpoint(servers.ACCOUNT) == f"http://127.0.0.1:10000/{servers.ACCOUNT}"
+
+
+def test_connection_string_of_the_environment_that_is_not_understood_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # It was dropped, and another identity signed.
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "the secret")
+    with pytest.raises(s3dlio.InvalidInputError, match="the connection string of Azure is not understood") as caught:
+        s3dlio.get("az://acc/con/a")
+    assert "secret" not in str(caught.value)
+
+
+OPERATIONS: list[Callable[[str], object]] = [
+    s3dlio.get,
+    s3dlio.list,
+    s3dlio.stat,
+    lambda uri: s3dlio.put(uri, b"x"),
+    lambda uri: s3dlio.delete(uri, recursive=True),
+    lambda uri: s3dlio.download(uri, "/nowhere"),
+    lambda uri: s3dlio.copy(uri, uri + "2"),
+    lambda uri: s3dlio.create_bucket(uri[:-2]),
+    lambda uri: s3dlio.delete_bucket(uri[:-2]),
+]
+
+
+class Unhashable:
+    """As a plain dataclass."""
+
+    __hash__ = None  # type: ignore[assignment]  # that is what it is
+
+    def get_token(self, *scopes: str, **settings: Any) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"credential": object(), "endpoint_url": "https://127.0.0.1:9"}, "Unsupported credential"),
+        ({"credential": Unhashable(), "endpoint_url": "http://127.0.0.1:9"}, "only supported with HTTPS"),
+        ({"credential": Unhashable(), "endpoint_url": "https://127.0.0.1:9"}, "ZeroDivisionError"),
+        ({"endpoint_url": "http://127.0.0.1:9/other"}, "not that of the account"),
+        ({}, "no credentials for Azure"),
+    ],
+)
+def test_client_that_cannot_be_made_is_an_error_of_ours(
+    settings: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Some came as the SDK raises them, or without the operation and the URI.
+    monkeypatch.setitem(sys.modules, "azure.identity", None)
+    s3dlio.configure_azure(**settings)
+    for operation in OPERATIONS:
+        with pytest.raises(s3dlio.S3dlioError, match=why) as caught:
+            operation("az://acc/con/a")
+        assert caught.value.operation
+        assert str(caught.value.uri).startswith("az://acc/con")
+        assert re.match(r"[a-z ]+ az://acc/con", str(caught.value))
+
+
 CONNECTION = f"DefaultEndpointsProtocol=https;AccountName=named;AccountKey={KEY};EndpointSuffix=core.example"
 
 
 def test_credentials_are_taken_in_order() -> None:
     with_sas = "BlobEndpoint=http://127.0.0.1:1/named;SharedAccessSignature=sv=1&sig=of-the-string"
-    everything = {"account_key": "key", "sas_token": "?sas", "credential": object(), "anonymous": True}
+    everything = {"account_key": "key", "sas_token": "?sas", "credential": Own(object()), "anonymous": True}
     assert AzureSettings(connection_string=CONNECTION, **everything).credentials() == ("key", KEY)
     assert AzureSettings(connection_string=with_sas, **everything).credentials() == ("sas", "sv=1&sig=of-the-string")
     for name, kind in (("account_key", "key"), ("sas_token", "sas"), ("credential", "object")):
@@ -179,6 +251,14 @@ def test_endpoint_of_another_account_is_refused(endpoint: str) -> None:
         ({"account": "UPPER"}, ValueError),
         ({"endpoint_url": "ftp://a"}, ValueError),
         ({"endpoint_url": "http://user:secret@a"}, ValueError),
+        ({"connection_string": "'AccountName=acc;AccountKey=secret'"}, ValueError),
+        ({"connection_string": "secret"}, ValueError),
+        ({"connection_string": "AccountName=acc;AccountKey="}, ValueError),
+        ({"connection_string": "AccountName=acc;AccountKey=a2V5;secret"}, ValueError),
+        ({"connection_string": "EndpointSuffix=secret"}, ValueError),
+        ({"connection_string": b"AccountName=secret"}, TypeError),
+        ({"account_key": b"secret"}, TypeError),
+        ({"connection_string": "BlobEndpoint=https://a.blob.example/?sig=secret"}, ValueError),
         ({"checksums": "sha1"}, ValueError),
         ({"verify": "checksum"}, ValueError),
         ({"anonymous": 1}, TypeError),
@@ -198,7 +278,9 @@ def test_wrong_setting_is_refused_and_changes_nothing(settings: dict[str, Any], 
 
 def test_secrets_are_in_no_repr() -> None:
     text = repr(
-        AzureSettings(connection_string="secret", account_key="secret", sas_token="secret", credential="secret")
+        AzureSettings(
+            connection_string="AccountName=secret", account_key="secret", sas_token="secret", credential=Own("secret")
+        )
     )
     assert "secret" not in text
 
@@ -214,6 +296,27 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "azure.identity", None)
     with pytest.raises(s3dlio.PermissionDeniedError, match=r"pip install 's3dlio-cffi\[azure-identity\]'"):
         s3dlio.get("az://account/container/blob")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_credential_or_the_default_chain_signs(monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    class Chain:
+        def get_token(self, *scopes: str, **settings: Any) -> AccessToken:
+            assert scopes == ("https://storage.azure.com/.default",)
+            return AccessToken("the-token", int(time.time()) + 3600)
+
+    def request(session: Any, method: str, url: str, **settings: Any) -> None:
+        seen.append((url, settings["headers"]["Authorization"]))
+        raise ZeroDivisionError
+
+    seen: list[tuple[str, str]] = []
+    monkeypatch.setattr(azure_http._Session, "request", request)
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential", None if given else Chain)
+    if given:
+        s3dlio.configure_azure(credential=Chain())
+    with pytest.raises(s3dlio.StorageError, match="ZeroDivisionError"):
+        s3dlio.get("az://account/container/blob")
+    assert seen == [("https://account.blob.core.windows.net/container/blob", "Bearer the-token")]
 
 
 def test_without_the_sdk_its_package_is_named(run_python: Any) -> None:

@@ -55,6 +55,27 @@ def test_number_of_the_system_becomes_the_matching_error(
     assert str(error) == f"finalize file:///x: {os.strerror(number)}"
 
 
+@pytest.mark.parametrize(
+    "call", [s3dlio.get, s3dlio.stat, s3dlio.open_reader, lambda uri: s3dlio.get_range(uri, -1), s3dlio.create_bucket]
+)
+def test_name_of_several_lines_is_shown_on_one(call: Callable[[str], object]) -> None:
+    # Whoever chose a name could forge a line of a log.
+    uri = "memory://a/b\nCRITICAL root: forged\x00\u2028\udc80"
+    with pytest.raises(s3dlio.S3dlioError) as caught:
+        call(uri)
+    assert caught.value.uri == uri
+    assert r"b\nCRITICAL root: forged\x00\u2028\udc80" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_name_of_several_lines_is_one_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "s3dlio")
+    s3dlio.put("memory://a/b\nforged", b"x")
+    assert [line for line in caplog.messages if r"put memory://a/b\nforged: 1 bytes" in line]
+    s3dlio.delete("memory://a/b\nforged")
+
+
 def test_every_error_survives_pickling() -> None:
     kinds = [kind for kind in vars(_errors).values() if isinstance(kind, type) and issubclass(kind, s3dlio.S3dlioError)]
     assert len(kinds) == 12

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import s3dlio
+from s3dlio import _many
 
 
 def test_put_many_stores_every_item_with_the_settings(disk_path: Path) -> None:
@@ -79,3 +80,18 @@ def test_put_many_refuses_bad_arguments() -> None:
 def test_item_that_is_no_pair_is_refused(item: object) -> None:
     with pytest.raises(TypeError, match="pair of URI and data"):
         s3dlio.put_many([item])  # type: ignore[list-item]
+
+
+def test_ctrl_c_while_threads_begin_is_raised_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In the main thread it came between two lines of Thread.start(), and a RuntimeError of a lock came out.
+    began: list[threading.Thread] = []
+    start = _many._Worker.start
+
+    def note(worker: _many._Worker) -> None:
+        began.append(threading.current_thread())
+        start(worker)
+
+    monkeypatch.setattr(_many._Worker, "start", note)
+    _many.for_each(range(10), lambda number: None, 4)
+    assert len(began) == 3
+    assert threading.main_thread() not in began

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,12 @@ from s3dlio._stores.azure_client import (
 from s3dlio._stores.azure_settings import AzureSettings, current_settings
 from s3dlio._stores.azure_upload import AzureSink, block_size, put_whole, verify
 from s3dlio._stores.base import ObjectStat, StagedStream, Store, folder_error
+from s3dlio._tasks import apart
 from s3dlio._uri import Uri
 
 if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
     from s3dlio._options import WriterOptions
 
 DEFAULT_BLOCK = 8 << 20
@@ -100,7 +104,7 @@ class AzureSource:
             if len(rooms) == 1:
                 self._read(start, rooms[start], wanted, lambda: False)
             else:
-                self._read_all(rooms, start, wanted)
+                apart(lambda: self._read_all(rooms, start, wanted), may_stay=True)
         finally:
             for room in rooms.values():
                 room.take_away()
@@ -156,6 +160,14 @@ class AzureSource:
                 del failed  # else its traceback and this frame hold each other
 
     def _read(self, start: int, room: _Room, length: int, is_over: Callable[[], bool]) -> None:
+        expected = (206, f"bytes {start}-{start + length - 1}/{self._size}", self._etag)
+
+        def look(answer: Any) -> None:
+            head = answer.http_response
+            found = (head.status_code, head.headers.get("Content-Range"), head.headers.get("ETag"))
+            if head.status_code < 300 and found != expected:
+                raise ValueError(f"the answer is of another range or version: {found}, not {expected}")
+
         def call() -> None:
             room.rewind()
             blob_client(self._settings, self._place).download_blob(
@@ -164,6 +176,7 @@ class AzureSource:
                 etag=self._etag,
                 match_condition=MatchConditions.IfNotModified,
                 max_concurrency=1,
+                raw_response_hook=look,
             ).readinto(room)  # type: ignore[arg-type]  # of a stream it needs no more than write()
 
         try:
@@ -242,12 +255,13 @@ class AzureStore(Store):
         _, start = self._object(source, "copy", _errors.NotFoundError)
         if start.account != to.account:
             return False
-        origin, client = blob_client(settings, start), blob_client(settings, to)
         version = properties(settings, start, "copy", source)
 
         def begin() -> Any:
-            return client.start_copy_from_url(
-                origin.url, source_etag=version.etag, source_match_condition=MatchConditions.IfNotModified
+            return blob_client(settings, to).start_copy_from_url(
+                blob_client(settings, start).url,
+                source_etag=version.etag,
+                source_match_condition=MatchConditions.IfNotModified,
             )["copy_status"]
 
         status = ask(settings, "copy", target, begin)
@@ -257,7 +271,7 @@ class AzureStore(Store):
                 raise _errors.TimedOutError(f"copy {target}: still pending", operation="copy", uri=str(target))
             _cancel.check()
             time.sleep(_COPY_LOOKS)
-            status = ask(settings, "copy", target, lambda: client.get_blob_properties().copy.status)
+            status = ask(settings, "copy", target, lambda: blob_client(settings, to).get_blob_properties().copy.status)
         if status != "success":
             raise _errors.StorageError(f"copy {target}: it ended as {status}", operation="copy", uri=str(target))
         return True
@@ -265,18 +279,18 @@ class AzureStore(Store):
     def list(self, uri: Uri, recursive: bool) -> Iterator[Uri]:
         settings = current_settings()
         place = place_of(uri, settings, "list")
-        client = container_client(settings, place)
         folder = place.blob
+        client = partial(container_client, settings, place)
         if folder and not folder.endswith("/"):
             # The blob itself is the first of all that begin with its name, if there is one.
-            first = self._names(settings, uri, lambda: client.list_blobs(name_starts_with=folder, results_per_page=1))
+            first = self._names(settings, uri, lambda: client().list_blobs(name_starts_with=folder, results_per_page=1))
             if next(first, None) == folder:
                 yield uri
             folder += "/"
         if recursive:
-            names = self._names(settings, uri, lambda: client.list_blobs(name_starts_with=folder or None))
+            names = self._names(settings, uri, lambda: client().list_blobs(name_starts_with=folder or None))
         else:
-            names = self._names(settings, uri, lambda: client.walk_blobs(name_starts_with=folder or None))
+            names = self._names(settings, uri, lambda: client().walk_blobs(name_starts_with=folder or None))
         for name in names:
             yield replace(uri, key=place.prefix + name)
 
@@ -301,8 +315,13 @@ class AzureStore(Store):
         settings = current_settings()
         place = place_of(uri, settings, "delete")
         if not recursive:
-            if not place.blob or place.blob.endswith("/"):
+            if not place.blob:
                 raise folder_error("delete", uri)
+            if place.blob.endswith("/"):  # what some programs leave for an empty folder, or only a prefix
+                try:
+                    properties(settings, place, "delete", uri)
+                except _errors.NotFoundError as error:
+                    raise folder_error("delete", uri) from error
             self._delete_one(settings, place, uri)
             return
         found = self.list(uri, recursive=True)
@@ -319,24 +338,24 @@ class AzureStore(Store):
 
     def _delete_batch(self, settings: AzureSettings, uri: Uri, blobs: dict[Uri, Place]) -> None:
         names = [place.blob for place in blobs.values()]
-        client = container_client(settings, next(iter(blobs.values())))
+        place = next(iter(blobs.values()))
 
         def call() -> list[int]:
+            client = container_client(settings, place)
             answers = client.delete_blobs(*names, delete_snapshots="include", raise_on_any_failure=False)
             return [answer.status_code for answer in answers]
 
         statuses = ask(settings, "delete", uri, call)
-        if len(statuses) != len(names):
-            statuses = [0] * len(names)
-        for (each, place), status in zip(blobs.items(), statuses, strict=True):
-            # One that went wrong alone, or whose name the SDK or the service does not take in a batch.
-            if status not in (202, 404):
+        # One went wrong alone, or has a name that the SDK or the service does not take in a batch; which one it is
+        # their order need not tell.
+        if len(statuses) != len(names) or not {202, 404}.issuperset(statuses):
+            for each, place in blobs.items():
                 self._delete_one(settings, place, each)
 
     def create_bucket(self, uri: Uri) -> None:
         settings, client = self._container(uri, "create container")
         try:
-            ask(settings, "create container", uri, client.create_container)
+            ask(settings, "create container", uri, lambda: client().create_container())
         except _errors.S3dlioError as error:
             if error.code != "ContainerAlreadyExists":
                 raise
@@ -344,7 +363,7 @@ class AzureStore(Store):
     def delete_bucket(self, uri: Uri) -> None:
         settings, client = self._container(uri, "delete container")
         # The service would delete it with all that is in it.
-        if next(self._names(settings, uri, lambda: client.list_blobs(results_per_page=1)), None) is not None:
+        if next(self._names(settings, uri, lambda: client().list_blobs(results_per_page=1)), None) is not None:
             raise _errors.StorageError(
                 f"delete container {uri}: it is not empty; delete its objects first",
                 operation="delete container",
@@ -352,7 +371,7 @@ class AzureStore(Store):
                 errno=errno.ENOTEMPTY,
             )
         try:
-            ask(settings, "delete container", uri, client.delete_container)
+            ask(settings, "delete container", uri, lambda: client().delete_container())
         except _errors.NotFoundError as error:
             if error.attempts == 1:  # else an acknowledgement was lost
                 raise
@@ -363,10 +382,10 @@ class AzureStore(Store):
         check_blob(place, uri, operation, kind)
         return settings, place
 
-    def _container(self, uri: Uri, operation: str) -> tuple[AzureSettings, Any]:
+    def _container(self, uri: Uri, operation: str) -> tuple[AzureSettings, Callable[[], ContainerClient]]:
         settings = current_settings()
         place = place_of(uri, settings, operation)
         if place.blob:
             text = f"{operation} {uri}: it must be az://account/container"
             raise _errors.InvalidInputError(text, operation=operation, uri=str(uri))
-        return settings, container_client(settings, place)
+        return settings, partial(container_client, settings, place)

@@ -19,6 +19,7 @@ from s3dlio._logging import logger
 from s3dlio._stores.azure_http import OverError, new_transport, watched
 from s3dlio._stores.azure_settings import ACCOUNT, CONTAINER, AzureSettings
 from s3dlio._stores.network import pause
+from s3dlio._tasks import apart
 from s3dlio._uri import Uri
 
 Result = TypeVar("Result")
@@ -59,18 +60,32 @@ def place_of(uri: Uri, settings: AzureSettings, operation: str) -> Place:
     if not account:
         raise _refused(uri, operation, "names no account, and AZURE_BLOB_ACCOUNT is not set")
     if not container:
-        raise _refused(uri, operation, "names no container, and AZURE_BLOB_CONTAINER is not set")
+        unset = "" if first else ", and AZURE_BLOB_CONTAINER is not set"
+        raise _refused(uri, operation, "names no container" + unset)
+    # Who leaves it out has to say it.
+    taken = f"; as no account is set, {first!r} was taken for it" if settings.named_account is None else ""
     if not ACCOUNT.fullmatch(account):
-        raise _refused(uri, operation, f"has {account!r}, which is no name of an account")
+        text = f"has {account!r}, which is no name of an account: 3 to 24 of a-z and 0-9"
+        raise _refused(uri, operation, text + taken)
     if not CONTAINER.fullmatch(container):
-        raise _refused(uri, operation, f"has {container!r}, which is no name of a container")
+        text = f"has {container!r}, which is no name of a container: 3 to 63 of a-z, 0-9 and single '-'"
+        raise _refused(uri, operation, text + taken)
     if _NO_NAME.search(blob):
         raise _refused(
             uri,
             operation,
             f"has {blob!r}, which is no name of a blob: no '.' or '..' between slashes, no '\\', no controls",
         )
+    try:
+        settings.endpoint(account)
+    except _errors.InvalidInputError as error:
+        raise _named(error, uri, operation) from None
     return Place(account, container, blob, prefix)
+
+
+def _named(error: _errors.S3dlioError, uri: Uri, operation: str, where: str = "") -> _errors.S3dlioError:
+    """The same error, of what could not know for which operation it was."""
+    return type(error)(f"{operation} {where or uri}: {error}", operation=operation, uri=str(uri))
 
 
 def _refused(uri: Uri, operation: str, why: str) -> _errors.InvalidInputError:
@@ -128,6 +143,7 @@ def _default_credential() -> Any:
 
 
 def container_client(settings: AzureSettings, place: Place) -> ContainerClient:
+    """Within `ask`: to make one takes a lock of logging's, which Ctrl-C could leave held, and may fail."""
     return _service(settings, place.account).get_container_client(place.container)
 
 
@@ -136,14 +152,15 @@ def properties(settings: AzureSettings, place: Place, operation: str, uri: Uri) 
 
     def call() -> BlobProperties:
         found = blob_client(settings, place).get_blob_properties()
-        if not found.etag or found.last_modified is None:
-            raise ValueError("the answer has no ETag or no time")
+        if not (found.etag and found.last_modified and found.blob_type):
+            raise ValueError("the answer has no ETag, no time or no type of a blob")
         return found
 
     return ask(settings, operation, uri, call)
 
 
 def blob_client(settings: AzureSettings, place: Place) -> BlobClient:
+    """Within `ask`, as the other."""
     return _service(settings, place.account).get_blob_client(place.container, place.blob)
 
 
@@ -158,7 +175,7 @@ _CODES: dict[str, type[_errors.S3dlioError]] = {
 # What the code does not say.
 _HINTS = {
     # The service drops what is staged when another writer commits ("Put Block List", "Remarks").
-    "InvalidBlockList": "another writer has stored this blob meanwhile, or it is older than a week",
+    "InvalidBlockList": "another writer has stored this blob meanwhile, or the blocks are lost, as after a week",
 }
 
 _STATUSES: dict[int, type[_errors.S3dlioError]] = {
@@ -182,6 +199,12 @@ def ask(
 ) -> Result:
     """Calls into the SDK, again when it failed for a reason that may pass.  Its errors become ours.  ``is_over`` ends
     it, also in the middle of a transfer."""
+    return apart(lambda: _ask(settings, operation, uri, call, is_over), may_stay=True)
+
+
+def _ask(
+    settings: AzureSettings, operation: str, uri: Uri, call: Callable[[], Result], is_over: Callable[[], bool]
+) -> Result:
     where = _where(uri, settings, operation)
     deadline = time.monotonic() + settings.operation_timeout
     failure: _errors.S3dlioError
@@ -189,9 +212,11 @@ def ask(
     for attempt in count(1):
         _cancel.check()
         try:
-            with watched(deadline, is_over) as watch:
+            with watched(deadline, settings.stall_timeout, is_over) as watch:
                 return call()
-        except _errors.S3dlioError:
+        except _errors.S3dlioError as error:
+            if error.operation is None:
+                raise _named(error, uri, operation, where) from error
             raise
         except OverError as error:
             failure, cause, again = _broken_off(operation, uri, where, settings, deadline), error, False
@@ -279,16 +304,28 @@ def translate(error: az.AzureError, operation: str, uri: Uri, where: str) -> _er
         kind = _errors.TimedOutError
     else:
         kind = _errors.StorageError
-    # The rest of the message repeats what follows, and may hold the text that was signed.
-    first = (str(getattr(error, "message", error)).splitlines() or [""])[0]
     hint = _HINTS.get(code or "")
-    parts = [part for part in (f"HTTP {status}" if status else "", code or "", first, hint) if part]
+    parts = [part for part in (f"HTTP {status}" if status else "", code or "", _words(error), hint) if part]
     if status in (429, 503):
         parts.append("the service throttles its clients: send fewer requests at once")
     shown = ": ".join(parts) + (f" (request {request_id})" if request_id else "")
     translated = kind(f"{operation} {where}: {shown}", operation=operation, uri=str(uri))
     translated.status, translated.code, translated.request_id = status, code, request_id
     return translated
+
+
+# How urllib3 names a connection, and what the SDK says of an answer without a body.
+_NAMES = re.compile(r"\w+\(host='([^']*)', port='?(\d+)'?\)")
+_NO_BODY = re.compile(r"Operation returned an invalid status '(.*)'")
+
+
+def _words(error: az.AzureError) -> str:
+    """What was met, and not by whom: urllib3 would say that the most tries were made, of each single one."""
+    inner = getattr(error, "inner_exception", None)
+    reason = getattr(inner.args[0], "reason", None) if inner is not None and inner.args else None
+    # The rest repeats what follows, and may hold the text that was signed.
+    first = (str(reason or getattr(error, "message", error)).splitlines() or [""])[0]
+    return _NO_BODY.sub(r"\1", _NAMES.sub(r"\1:\2", first))
 
 
 def close_all() -> None:

@@ -1,12 +1,16 @@
-"""How the SDK's requests go over the network: bodies in pieces, between which a transfer can be broken off.
+"""How the SDK's requests go over the network: for as long as it moves bytes, and until the transfer is broken off.
 
-The timeout of a socket is for all that one call is to send.  A block in one call would have to be through within it,
-however slow the network; so would nobody see, until it has ended, that it is no longer wanted.
+The timeout of a socket is for all that one call is to send, and begins anew with each byte that one receives.  So it is
+a short one here, after each of which there is a look at what holds.
 """
 
 from __future__ import annotations
 
+import functools
+import http.client
+import io
 import logging
+import math
 import re
 import socket
 import threading
@@ -16,10 +20,14 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import requests
+from azure.core.exceptions import AzureError
 from azure.core.pipeline.transport import RequestsTransport
 from requests.adapters import HTTPAdapter
+from urllib3 import PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import allowed_gai_family
 
 from s3dlio import _cancel
 
@@ -40,6 +48,8 @@ def _redact(error: BaseException) -> None:
         if isinstance(each, BaseException) and id(each) not in seen:
             seen.add(id(each))
             each.args = _without_signature(each.args)
+            facts = vars(each)
+            facts.update(zip(facts, _without_signature(tuple(facts.values())), strict=True))
             todo += [*each.args, each.__cause__, each.__context__]
 
 
@@ -53,35 +63,71 @@ def _redacted(record: logging.LogRecord) -> bool:
 for _name in ("connection", "connectionpool", "poolmanager", "util.retry"):
     logging.getLogger(f"urllib3.{_name}").addFilter(_redacted)
 
+# That a read was broken off is an error, or was wanted; without this each would be a line on standard error.
+logging.getLogger("azure.core.pipeline.transport._requests_basic").addFilter(
+    lambda record: record.msg != "Unable to stream download."
+)
+
 PIECE = 256 << 10
 MAX_CONNECTIONS = 128
+# Seconds between two looks at a connection on which nothing comes and goes.
+_LOOK = 0.2
 
 
 class OverError(Exception):
     """The transfer is broken off.  No OSError, which urllib3 would take for its own."""
 
 
+class CutError(AzureError):
+    """An answer ended before its end.  None of the errors that the SDK repeats by itself, with a second's sleep."""
+
+
 class Watch:
     """What holds for the requests of a thread, and what came of them."""
 
-    def __init__(self, deadline: float, is_over: Callable[[], bool]) -> None:
+    def __init__(self, deadline: float, stall_timeout: float, is_over: Callable[[], bool]) -> None:
         self._deadline = deadline
+        self._stall_timeout = stall_timeout
         self._is_over = is_over
         self._answer: requests.Response | None = None
         self._lock = threading.Lock()
-        self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self.has_sent = False
         # Whether the work of the thread is to be broken off.
         self.is_cancelled = False
 
     def look(self) -> None:
-        if time.monotonic() > self._deadline or self._is_over():
+        if self.is_cancelled or time.monotonic() > self._deadline or self._is_over():
             raise OverError
 
-    def uses(self, connection: HTTPConnection | None) -> None:
-        """Which connection is the thread's own at the moment."""
+    def at_most(self, seconds: float) -> float:
+        """So many seconds, or what is left until the deadline."""
+        self.look()
+        return max(0.001, min(seconds, self._deadline - time.monotonic()))
+
+    def through(self, sock: Any, step: Callable[[], int]) -> int:
+        """Does what sends or receives on a socket.  Raises TimeoutError when nothing moves for too long, in either
+        direction."""
+        if not isinstance(sock, socket.socket):  # TLS within the TLS of a proxy, which would lose what it has begun
+            sock.settimeout(self.at_most(self._stall_timeout))
+            return step()
+        sock.settimeout(min(_LOOK, self._stall_timeout))
+        moved, since = b"", time.monotonic()
+        while True:
+            self.look()
+            try:
+                return step()
+            except TimeoutError:
+                before, moved = moved, _moved(sock)
+                if moved != before:
+                    since = time.monotonic()
+                elif time.monotonic() - since >= self._stall_timeout:
+                    raise TimeoutError(f"timed out: nothing moved for {self._stall_timeout:g} s") from None
+
+    def uses(self, own: socket.socket | None) -> None:
+        """Which socket is the thread's own at the moment."""
         with self._lock:
-            self._connection = connection
+            self._socket = own
         if self.is_cancelled:
             raise OverError
 
@@ -89,8 +135,8 @@ class Watch:
         """From another thread: ends the wait for the network."""
         with self._lock:
             self.is_cancelled = True
-            own = None if self._connection is None else self._connection.sock
-            if own is not None:
+            if self._socket is not None:
+                own: Any = getattr(self._socket, "socket", self._socket)  # of TLS within the TLS of a proxy
                 with suppress(OSError):
                     socket.socket.shutdown(own, socket.SHUT_RDWR)  # TLS or not
 
@@ -103,14 +149,20 @@ class Watch:
             self._answer.raw.close()
 
 
+def _moved(sock: socket.socket) -> bytes:
+    """What changes with each byte that the other side has acknowledged or sent, also between two of TLS's records:
+    tcpi_bytes_acked and tcpi_bytes_received of tcp_info (linux/tcp.h)."""
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)[120:]
+
+
 _now = threading.local()
 
 
 @contextmanager
-def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
+def watched(deadline: float, stall_timeout: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
     """Within it, transfers end with OverError after ``deadline``, a time of the monotonic clock, or when ``is_over``
     says so; what breaks off the thread breaks off them as well."""
-    _now.watch = watch = Watch(deadline, is_over)
+    _now.watch = watch = Watch(deadline, stall_timeout, is_over)
     cancellation = _cancel.current()
     try:
         with nullcontext() if cancellation is None else cancellation.waking(watch.break_off):
@@ -126,7 +178,7 @@ def watched(deadline: float, is_over: Callable[[], bool]) -> Iterator[Watch]:
 
 def _watch() -> Watch:
     found: Watch | None = getattr(_now, "watch", None)
-    return found or Watch(float("inf"), lambda: False)
+    return found or Watch(math.inf, math.inf, lambda: False)
 
 
 class _Body:
@@ -170,33 +222,103 @@ class _Session(requests.Session):
 
         def stream(amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
             # As it is stored: a Content-Encoding is the business of who stored it.
-            for piece in whole(amount, decode_content=False):
-                watch.look()
-                yield piece
+            try:
+                yield from whole(amount, decode_content=False)
+            except HTTPError as error:
+                raise CutError(str(error)) from error
 
         watch.keep(answer)
         answer.raw.stream = stream
         return answer
 
 
+class _Incoming(io.RawIOBase):
+    """What comes on a socket, for as long as it is wanted; ``raw`` keeps that open."""
+
+    def __init__(self, sock: Any, raw: io.RawIOBase) -> None:
+        self._sock = sock
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int | None:
+        return _watch().through(self._sock, lambda: self._sock.recv_into(room))
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *arguments: Any, **settings: Any) -> None:
+        super().__init__(sock, *arguments, **settings)
+        self.fp = io.BufferedReader(_Incoming(sock, self.fp.detach()))
+
+
 class _Connection(HTTPConnection):
+    """One whose every wait another thread can end."""
+
+    response_class = _Response
+    # The same connection by a descriptor of its own: until TLS stands its socket has none.
+    _twin: socket.socket | None = None
+
+    def _new_conn(self) -> socket.socket:
+        """As urllib3's, where nobody gets at the socket before it is connected."""
+        watch = _watch()
+        try:
+            found = socket.getaddrinfo(self._dns_host, self.port, allowed_gai_family(), socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        failure: HTTPError | None = None
+        for family, kind, protocol, _, address in found:
+            sock = socket.socket(family, kind, protocol)
+            self._twin = sock.dup()
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                timeout = self.timeout or math.inf
+                sock.settimeout(watch.at_most(timeout))
+                watch.uses(self._twin)
+                sock.connect(address)
+                sock.settimeout(watch.at_most(timeout))  # for what TLS has to say
+                return sock
+            except BaseException as error:
+                sock.close()
+                self._twin.close()
+                if isinstance(error, TimeoutError):
+                    watch.look()
+                    failure = ConnectTimeoutError(self, f"Connection to {self.host} timed out: no answer")
+                elif isinstance(error, OSError):
+                    failure = NewConnectionError(self, f"Failed to establish a new connection: {error}")
+                else:
+                    raise
+        assert failure is not None
+        raise failure
+
     def connect(self) -> None:
-        super().connect()
-        _watch().uses(self)  # there was nothing to break off before
+        try:
+            super().connect()
+        finally:
+            if self._twin is not None:
+                self._twin.close()
+        _watch().uses(self.sock)
 
     def request(self, *arguments: Any, **settings: Any) -> None:
-        _watch().uses(self)
+        _watch().uses(self.sock)
         super().request(*arguments, **settings)
 
+    def send(self, data: Any) -> None:
+        """As urllib3's, whose timeout is that for the connection, and for all of the data."""
+        if self.sock is None:
+            self.connect()
+        rest = memoryview(data)
+        while rest:
+            rest = rest[_watch().through(self.sock, functools.partial(self.sock.send, rest)) :]
 
-class _TlsConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _watch().uses(self)  # there was nothing to break off before
 
-    def request(self, *arguments: Any, **settings: Any) -> None:
-        _watch().uses(self)
-        super().request(*arguments, **settings)
+class _TlsConnection(_Connection, HTTPSConnection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):
@@ -217,10 +339,19 @@ class _TlsPool(HTTPSConnectionPool):
         super()._put_conn(connection)
 
 
+_POOLS = {"http": _Pool, "https": _TlsPool}
+
+
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
         super().init_poolmanager(*arguments, **settings)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **settings: Any) -> PoolManager:
+        manager: PoolManager = super().proxy_manager_for(proxy, **settings)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = _POOLS
+        return manager
 
     def close(self) -> None:
         # urllib3 leaves idle connections to the garbage collector, and its log record of a bad answer holds all of them

@@ -12,13 +12,26 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from s3dlio._errors import InvalidInputError
-from s3dlio._stores.network import AS_IT_IS, check_deadlines, check_endpoint
+from s3dlio._stores.network import AS_IT_IS, check_deadlines, check_endpoint, check_strings
 
 CHECKSUMS = ("auto", "crc64", "md5", "none")
 
 # "Storage account overview" and "Naming and referencing containers, blobs, and metadata".
 ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 CONTAINER = re.compile(r"\$[a-z]+|(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
+
+
+class Own:
+    """An object of the caller's, which is equal to itself alone: not all can be hashed."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Own) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +44,7 @@ class AzureSettings:
     connection_string: str | None = field(default=None, repr=False)
     account_key: str | None = field(default=None, repr=False)
     sas_token: str | None = field(default=None, repr=False)
-    credential: Any = field(default=None, repr=False)
+    credential: Own | None = field(default=None, repr=False)
     anonymous: bool = False
     checksums: str = "auto"
     verify: str = "size"
@@ -42,8 +55,10 @@ class AzureSettings:
     backoff: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.endpoint_url is not None:
-            check_endpoint("Azure", self.endpoint_url)
+        check_strings(self)
+        for url in (self.endpoint_url, connection_parts(self.connection_string).get("blobendpoint")):
+            if url is not None:
+                check_endpoint("Azure", url)
         if self.account is not None and not ACCOUNT.fullmatch(self.account):
             raise InvalidInputError(f"account must be 3 to 24 lower-case letters and digits, not {self.account!r}")
         if self.container is not None and not CONTAINER.fullmatch(self.container):
@@ -59,15 +74,15 @@ class AzureSettings:
     @property
     def named_account(self) -> str | None:
         """The account that a URI may leave out."""
-        return self.account or connection_parts(self.connection_string).get("AccountName")
+        return self.account or connection_parts(self.connection_string).get("accountname")
 
     def endpoint(self, account: str) -> str:
         """Where an account is.  Raises InvalidInputError where the endpoint is that of another one."""
         parts = connection_parts(self.connection_string)
-        url = self.endpoint_url or parts.get("BlobEndpoint")
+        url = self.endpoint_url or parts.get("blobendpoint")
         if url is None:
-            suffix = parts.get("EndpointSuffix", "core.windows.net")
-            return f"{parts.get('DefaultEndpointsProtocol', 'https')}://{account}.blob.{suffix}"
+            suffix = parts.get("endpointsuffix", "core.windows.net")
+            return f"{parts.get('defaultendpointsprotocol', 'https')}://{account}.blob.{suffix}"
         split = urlsplit(url)
         host, path = split.hostname or "", split.path.strip("/")
         first, _, rest = host.partition(".")
@@ -91,13 +106,13 @@ class AzureSettings:
         """What signs: ``('key', …)``, ``('sas', …)``, ``('object', …)``, ``('anonymous', None)`` or ``('default',
         None)``."""
         parts = connection_parts(self.connection_string)
-        sas = parts.get("SharedAccessSignature")
-        if key := parts.get("AccountKey") or (None if sas else self.account_key):
+        sas = parts.get("sharedaccesssignature")
+        if key := parts.get("accountkey") or (None if sas else self.account_key):
             return "key", key
         if sas := sas or self.sas_token:
             return "sas", sas.lstrip("?")
         if self.credential is not None:
-            return "object", self.credential
+            return "object", self.credential.value
         return ("anonymous" if self.anonymous else "default"), None
 
 
@@ -136,7 +151,7 @@ def configure_azure(
         ``https://ACCOUNT.blob.core.windows.net``).
     ``connection_string``, ``account_key``, ``sas_token``
         The first of them that there is signs the requests (``AZURE_STORAGE_CONNECTION_STRING``, ``AZURE_STORAGE_KEY``,
-        ``AZURE_STORAGE_SAS_TOKEN``).
+        ``AZURE_STORAGE_SAS_TOKEN``).  The connection string ``UseDevelopmentStorage=true`` is that of Azurite.
     ``credential``
         An object of the package azure-identity, or one like it.
     ``anonymous=False``
@@ -148,13 +163,16 @@ def configure_azure(
     ``verify='size'``
         What is asked of the service after a stream is stored; ``'none'`` asks nothing.
     ``connect_timeout=10``, ``stall_timeout=30``, ``operation_timeout=3600``
-        Seconds until a connection stands, between two signs of life, and for a whole request with its repetitions.
+        Seconds until a connection stands; seconds in which nothing moves, neither out nor in, after which a request is
+        sent again; and seconds for a request with all its repetitions.
     ``retries=5``, ``backoff=0.5``
         How often a request is repeated, and after how many seconds the first time; then after twice as long.
 
     Raises InvalidInputError for a value that cannot be, TypeError for one of the wrong type or an unknown name.
     """
     given = {name: value for name, value in locals().items() if value is not AS_IT_IS}
+    if given.get("credential") is not None:
+        given["credential"] = Own(credential)
     global _configured
     changed = {name: value for name, value in (_configured | given).items() if value is not None}
     AzureSettings(**changed)
@@ -188,7 +206,7 @@ def current_settings() -> AzureSettings:
 
 def _without_secrets(connection_string: str) -> str:
     parts = connection_parts(connection_string)
-    kept = {name: value for name, value in parts.items() if name not in ("AccountKey", "SharedAccessSignature")}
+    kept = {name: value for name, value in parts.items() if name not in ("accountkey", "sharedaccesssignature")}
     return ";".join(f"{name}={value}" for name, value in kept.items())
 
 
@@ -215,7 +233,30 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+# What UseDevelopmentStorage=true stands for; the key is no secret ("Configure Azure Storage connection strings").
+_EMULATOR = {
+    "accountname": "devstoreaccount1",
+    "accountkey": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+    "blobendpoint": "http://127.0.0.1:10000/devstoreaccount1",
+}
+
+
 def connection_parts(text: str | None) -> dict[str, str]:
-    """``AccountName=…;AccountKey=…;BlobEndpoint=…`` ("Configure Azure Storage connection strings")."""
-    pairs = (part.partition("=") for part in (text or "").split(";") if "=" in part)
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    """``AccountName=…;AccountKey=…;BlobEndpoint=…``, by its names in lower case, as one may write them in any.
+
+    Raises InvalidInputError, which does not show it, for what is none.
+    """
+    if text is None:
+        return {}
+    pairs = [part.partition("=") for part in text.split(";") if part.strip()]
+    parts = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if parts.get("usedevelopmentstorage", "").lower() == "true":
+        return _EMULATOR
+    why = None
+    if not all(parts.values()):
+        why = "not all of it is NAME=VALUE;NAME=VALUE"
+    elif not parts.keys() & {"accountname", "blobendpoint"}:
+        why = "it has neither an AccountName nor a BlobEndpoint"
+    if why:
+        raise InvalidInputError(f"the connection string of Azure is not understood: {why}")
+    return parts

@@ -21,6 +21,7 @@ from s3dlio import _cancel, _errors
 from s3dlio._stores.azure_client import Place, ask, blob_client, new_thread, properties, start
 from s3dlio._stores.base import Block
 from s3dlio._stores.network import grown_size
+from s3dlio._tasks import apart
 
 if TYPE_CHECKING:
     from s3dlio._options import WriterOptions
@@ -153,6 +154,9 @@ class AzureSink:
             return
         if block.index >= MAX_BLOCKS:
             raise self._error(f"more than {MAX_BLOCKS} blocks; a larger buffer_size is needed")
+        apart(lambda: self._send_with_first(block))
+
+    def _send_with_first(self, block: Block) -> None:
         if self._first is not None:
             first, self._first = self._first, None
             self._send(first)
@@ -174,7 +178,7 @@ class AzureSink:
             failure: BaseException | None = None
             try:
                 if not self._ended and self._failure is None:
-                    self._stage(block)
+                    self._stage(block.index, block.data)
             except BaseException as error:
                 failure = error
             if not self._ended:
@@ -187,24 +191,30 @@ class AzureSink:
                 self._changed.notify()
             if failure is not None and not self._ended:
                 self.on_failure(failure)
+        self._todo.put(None)  # for the next thread
 
-    def _stage(self, block: Block) -> None:
+    def _stage(self, index: int, data: memoryview) -> None:
+        """Without the block, which the frames of an error would keep, and with it the memory of all, until somebody
+        drops the error."""
         # The end lets no flipped bit make one id of the list into another, since not every emulator checks the list.
-        name = f"{self._prefix}{block.index:08d}{secrets.token_hex(4)}"
-        headers = checksum_headers(self._settings, self._place, block.data)
+        name = f"{self._prefix}{index:08d}{secrets.token_hex(4)}"
+        headers = checksum_headers(self._settings, self._place, data)
 
         def call() -> Any:
             return blob_client(self._settings, self._place).stage_block(
                 name,
-                block.data,  # type: ignore[arg-type]  # a view is sent as it is
-                length=len(block.data),
+                data,  # type: ignore[arg-type]  # a view is sent as it is
+                length=len(data),
                 headers=dict(headers),
             )
 
         ask(self._settings, "write", self._uri, call, lambda: self._ended)
-        self._ids[block.index] = name
+        self._ids[index] = name
 
     def commit(self, size: int, crc32c: int) -> None:
+        apart(lambda: self._commit(size), may_stay=True)
+
+    def _commit(self, size: int) -> None:
         try:
             if not self._threads:
                 data = self._first.data if self._first is not None else memoryview(b"")
@@ -263,8 +273,7 @@ class AzureSink:
     def _let_go(self) -> None:
         """A block that a thread is still sending stays until it has failed or is sent; nobody waits for that."""
         self._ended = True
-        for _ in self._threads:
-            self._todo.put(None)
+        self._todo.put(None)
         self._first = None
         self.on_failure = lambda error: None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import fields
+from types import NoneType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -51,6 +53,14 @@ def grown_size(number: int, first: int, nalike: int, largest: int) -> int:
     """How large piece ``number``, from 1 on, of an object is whose first has ``first`` bytes, where so many in a row
     are alike and the next ones twice as large."""
     return min(first << min((number - 1) // nalike, 32), largest)
+
+
+def check_strings(settings: Any) -> None:
+    """Whether what is to be a str in these settings, a dataclass, is one."""
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if each.type in ("str", "str | None") and not isinstance(value, (str, NoneType)):
+            raise TypeError(f"{each.name} must be a str, not {type(value).__name__}")
 
 
 def check_deadlines(settings: Deadlines) -> None:

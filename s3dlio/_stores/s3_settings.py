@@ -8,15 +8,14 @@ from __future__ import annotations
 import configparser
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from s3dlio._errors import InvalidInputError
 from s3dlio._stores.network import AS_IT_IS as _AS_IT_IS
-from s3dlio._stores.network import check_deadlines, check_endpoint
+from s3dlio._stores.network import check_deadlines, check_endpoint, check_strings
 
 ADDRESSINGS = ("auto", "path", "virtual")
 VERIFICATIONS = ("none", "size", "checksum")
@@ -50,10 +49,7 @@ class S3Settings:
     environment_profile: str | None = None
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.type in ("str", "str | None") and not isinstance(value, (str, NoneType)):
-                raise TypeError(f"{each.name} must be a str, not {type(value).__name__}")
+        check_strings(self)
         if self.endpoint_url is not None:
             check_endpoint("S3", self.endpoint_url)
         if self.addressing not in ADDRESSINGS:

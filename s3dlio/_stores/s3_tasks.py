@@ -260,8 +260,13 @@ class S3Tasks:
     async def delete(self, uri: Uri, recursive: bool) -> None:
         check_name(uri, "delete")
         if not recursive:
-            if not uri.key or uri.key.endswith("/"):
+            if not uri.key:
                 raise folder_error("delete", uri)
+            if uri.key.endswith("/"):  # what some programs leave for an empty folder, or only a prefix
+                try:
+                    await self._head(uri, "delete")
+                except _errors.NotFoundError as error:
+                    raise folder_error("delete", uri) from error
             await self.connection.ask(Call("DeleteObject", "DELETE", uri.container, uri.key))
             return
         batch: list[str] = []

@@ -4,6 +4,7 @@ torn."""
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 import time
 import traceback
@@ -310,13 +311,89 @@ def test_signature_of_a_sas_is_shown_nowhere_whatever_goes_wrong(
                 call()
             except s3dlio.S3dlioError as error:
                 told += 1
-                assert signature not in unquote("".join(traceback.format_exception(error))), f"{operation}: {kind}"
+                shown = [*traceback.format_exception(error), *facts(error)]
+                assert signature not in unquote("".join(shown)), f"{operation}: {kind}"
             s3dlio.configure_azure(endpoint_url=proxy.url)
             seen += caplog.text.count("sig=")
             assert signature not in unquote(caplog.text), f"{operation}: {kind}"
             caplog.clear()
     assert told >= 25
     assert seen >= 100  # else nothing that could show it was seen
+
+
+def facts(error: BaseException) -> Iterator[str]:
+    """What the attributes of an error say, and those of the errors behind it."""
+    todo: list[object] = [error]
+    seen: set[int] = set()
+    while todo:
+        each = todo.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            yield repr(vars(each))
+            todo += [*vars(each).values(), each.__cause__, each.__context__]
+
+
+def test_ctrl_c_at_any_moment_leaves_a_client_that_works(
+    azure: str, run_python: Callable[..., subprocess.CompletedProcess[str]], figure: Callable[[str], None]
+) -> None:
+    # Between two lines of urllib3's it left a lock held, for which the next request waited for ever.
+    code = """
+import random, signal, sys, threading, time, s3dlio
+
+def strike(*_):
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+
+def stream():
+    with s3dlio.open_writer(f"{base}/c", buffer_size=1 << 18) as writer:
+        writer.write_chunk(bytes(1 << 20))
+
+base, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+s3dlio.put(f"{base}/a", b"x")
+s3dlio.put(f"{base}/large", bytes(17 << 20))
+works = [
+    stream,
+    lambda: s3dlio.get(f"{base}/a"),
+    lambda: s3dlio.get(f"{base}/large"),
+    lambda: s3dlio.put(f"{base}/b", b"x"),
+    lambda: s3dlio.list(base),
+    lambda: s3dlio.get_many([f"{base}/a"] * 5),
+    lambda: s3dlio.put_many([(f"{base}/many/{number}", b"x") for number in range(5)]),
+]
+armed = False
+signal.signal(signal.SIGALRM, strike)
+sys.unraisablehook = lambda _: None  # what Python itself calls at any moment may be struck as well
+choose = random.Random(seed)
+interrupted, longest, other = 0, 0.0, []
+seconds = dict.fromkeys(works, 0.05)
+while interrupted < count:
+    work = choose.choice(works)
+    began, armed = time.monotonic(), True
+    signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.0001, seconds[work]))
+    try:
+        work()
+    except KeyboardInterrupt:
+        interrupted += 1
+        longest = max(longest, time.monotonic() - began - seconds[work])
+    except s3dlio.S3dlioError as error:
+        other.append(str(error))
+    armed = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    seconds[work] = 0.9 * seconds[work] + 0.1 * min(1.0, time.monotonic() - began)
+assert s3dlio.get(f"{base}/a") == b"x"
+deadline = time.monotonic() + 10
+while any(thread.name == "s3dlio-azure" for thread in threading.enumerate()):
+    assert time.monotonic() < deadline, "a thread stays"
+    time.sleep(0.01)
+assert not other, other
+print(f"{longest:.2f}")
+"""
+    count, seed = harness.effort(100, 300), harness.new_seed()
+    longest = float(run_python(code, f"{azure}/interrupted", str(seed), str(count)).stdout)
+    assert longest < 3
+    figure(f"azure interrupts: {count} at random moments, 0 hung, the longest {longest:.2f} s, seed {seed}")
 
 
 def test_random_faults_lose_nothing_in_silence(azure: str, proxy: Proxy, figure: Callable[[str], None]) -> None:

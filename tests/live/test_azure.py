@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 import servers
+from breakage import ACTIONS, Exchange, Response
 from live_process import check_clients_of_children, interrupt
 from proxy import Fault, Proxy, wait_until
 
@@ -59,33 +60,6 @@ def test_odd_name_is_written_listed_read_copied_and_deleted(container: str, name
     assert s3dlio.list(container) == [f"{container}/copy"]
     s3dlio.put(uri, b"again")
     s3dlio.delete(container, recursive=True)
-    assert s3dlio.list(container) == []
-
-
-@pytest.mark.parametrize(
-    ("short", "account", "named"),
-    [
-        ("az://{c}/a b/c", servers.ACCOUNT, None),
-        ("az:///a b/c", servers.ACCOUNT, "{c}"),
-        ("az://{a}/{c}/a b/c", "", ""),
-    ],
-)
-def test_parts_that_a_uri_leaves_out_are_those_of_the_settings(
-    container: str, monkeypatch: pytest.MonkeyPatch, short: str, account: str, named: str | None
-) -> None:
-    name = container.rpartition("/")[2]
-    short = short.format(a=servers.ACCOUNT, c=name)
-    monkeypatch.setenv("AZURE_BLOB_ACCOUNT", account)
-    monkeypatch.setenv("AZURE_BLOB_CONTAINER", (named or "").format(c=name))
-    s3dlio.put(short, b"x")
-    assert s3dlio.get(f"{container}/a b/c") == b"x"
-    folder = short.rpartition("/")[0]
-    assert s3dlio.list(folder) == [short]
-    assert s3dlio.list(folder.rpartition("/")[0] + "/", recursive=False) == [folder + "/"]
-    with pytest.raises(s3dlio.NotFoundError) as caught:
-        s3dlio.get(f"{short}-missing")
-    assert f"az://{servers.ACCOUNT}/{name}/a b/c-missing" in str(caught.value)
-    s3dlio.delete(folder, recursive=True)
     assert s3dlio.list(container) == []
 
 
@@ -138,6 +112,31 @@ def test_blocks_grow_so_that_their_number_suffices(container: str, monkeypatch: 
         for _ in range(16):
             writer.write_chunk(data[:BLOCK])
     assert s3dlio.get(uri) == data
+
+
+def test_blocks_are_staged_several_at_once_and_no_more_than_asked_for(
+    container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, numbers = threading.Lock(), [0]
+
+    def slow(exchange: Exchange) -> Response:
+        with lock:
+            numbers.append(numbers[-1] + 1)
+        time.sleep(0.2)
+        response: Response = exchange.forward(exchange.request)
+        with lock:
+            numbers.append(numbers[-1] - 1)
+        return response
+
+    monkeypatch.setitem(ACTIONS, "slow", slow)
+    with Proxy(os.environ["AZURE_STORAGE_ENDPOINT"]) as proxy:
+        s3dlio.configure_azure(endpoint_url=proxy.url)
+        proxy.faults = [Fault("slow", "Put Block", 1000)]
+        for in_flight, least, most in ((1, 1, 1), (3, 3, 3), (40, 9, 16)):
+            numbers[:] = [0]
+            s3dlio.put(f"{container}/a", bytes(17 * MIB), buffer_size=MIB, in_flight=in_flight)
+            assert least <= max(numbers) <= most
+        servers.disconnect_azure()
 
 
 def test_block_ids_are_of_one_length_and_of_one_writer_alone(container: str) -> None:
@@ -221,6 +220,17 @@ def test_writer_whose_blob_another_stores_meanwhile_loses_or_wins_whole(containe
             writer.finalize()
         assert s3dlio.get(uri) == (others if lost else data)
         writer.abort()
+
+
+def test_mark_of_a_folder_is_deleted_alone(container: str) -> None:
+    # Nothing but recursive=True deleted it, with all that is below it.
+    s3dlio.put(f"{container}/dir/a", b"x")
+    with pytest.raises(s3dlio.NotAnObjectError):
+        s3dlio.delete(f"{container}/dir/")
+    blob(f"{container}/dir/").upload_blob(b"")
+    assert s3dlio.list(container) == [f"{container}/dir/", f"{container}/dir/a"]
+    s3dlio.delete(f"{container}/dir/")
+    assert s3dlio.list(container) == [f"{container}/dir/a"]
 
 
 def test_unfinished_stream_leaves_the_old_blob(container: str) -> None:

@@ -1,4 +1,4 @@
-"""Who may do what on Azure, by which credentials, and that these are shown nowhere."""
+"""Where a URI leads on Azure, who may do what there, by which credentials, and that these are shown nowhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,33 @@ import servers
 
 import s3dlio
 from s3dlio._stores import azure_client
+
+
+@pytest.mark.parametrize(
+    ("short", "account", "named"),
+    [
+        ("az://{c}/a b/c", servers.ACCOUNT, None),
+        ("az:///a b/c", servers.ACCOUNT, "{c}"),
+        ("az://{a}/{c}/a b/c", "", ""),
+    ],
+)
+def test_parts_that_a_uri_leaves_out_are_those_of_the_settings(
+    container: str, monkeypatch: pytest.MonkeyPatch, short: str, account: str, named: str | None
+) -> None:
+    name = container.rpartition("/")[2]
+    short = short.format(a=servers.ACCOUNT, c=name)
+    monkeypatch.setenv("AZURE_BLOB_ACCOUNT", account)
+    monkeypatch.setenv("AZURE_BLOB_CONTAINER", (named or "").format(c=name))
+    s3dlio.put(short, b"x")
+    assert s3dlio.get(f"{container}/a b/c") == b"x"
+    folder = short.rpartition("/")[0]
+    assert s3dlio.list(folder) == [short]
+    assert s3dlio.list(folder.rpartition("/")[0] + "/", recursive=False) == [folder + "/"]
+    with pytest.raises(s3dlio.NotFoundError) as caught:
+        s3dlio.get(f"{short}-missing")
+    assert f"az://{servers.ACCOUNT}/{name}/a b/c-missing" in str(caught.value)
+    s3dlio.delete(folder, recursive=True)
+    assert s3dlio.list(container) == []
 
 
 def test_sas_does_what_it_permits_and_no_more(container: str) -> None:
@@ -39,6 +66,15 @@ def test_connection_string_names_account_key_and_endpoint(container: str, monkey
         patch.setenv("AZURE_STORAGE_CONNECTION_STRING", text)
         s3dlio.put(f"az://{name}/short", b"x")
         assert s3dlio.get(f"{container}/short") == b"x"
+
+
+def test_credential_may_be_unhashable(container: str) -> None:
+    # It was a TypeError, of a dict as of a plain dataclass.
+    credential = {"account_name": servers.ACCOUNT, "account_key": servers.ACCOUNT_KEY}
+    s3dlio.configure_azure(credential=credential)
+    s3dlio.put(f"{container}/a", b"x")
+    assert s3dlio.get(f"{container}/a") == b"x"
+    s3dlio.configure_azure(credential=None)
 
 
 def test_anonymous_reads_what_is_public_and_no_more(container: str) -> None:

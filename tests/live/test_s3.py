@@ -6,6 +6,7 @@ import gc
 import random
 import subprocess
 import time
+import urllib.request
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -266,6 +267,18 @@ def test_nobody_there_is_an_error_in_bounded_time(s3: str) -> None:
 
 def test_client_is_made_anew_after_a_fork(s3: str) -> None:
     check_clients_of_children(s3)
+
+
+def test_mark_of_a_folder_is_deleted_alone(moto: str, moto_server: servers.Server) -> None:
+    # Nothing but recursive=True deleted it, with all that is below it.
+    s3dlio.put(f"{moto}/marked/a", b"x")
+    with pytest.raises(s3dlio.NotAnObjectError):
+        s3dlio.delete(f"{moto}/marked/")
+    request = urllib.request.Request(f"{moto_server.url}/tests/marked/", b"", method="PUT")
+    urllib.request.urlopen(request, timeout=10).close()
+    assert s3dlio.list(f"{moto}/marked") == [f"{moto}/marked/", f"{moto}/marked/a"]
+    s3dlio.delete(f"{moto}/marked/")
+    assert s3dlio.list(f"{moto}/marked") == [f"{moto}/marked/a"]
 
 
 @pytest.mark.parametrize("key", ["../out", "/etc/out", "a/../../out", "a//b", "./a"])
