@@ -166,7 +166,10 @@ def for_each(items: Iterable[Item], work: Callable[[Item], object], nthreads: in
             if worker.ident is not None:
                 worker.join()
     if failures:
-        raise failures[0]
+        try:
+            raise failures[0]
+        finally:
+            failures.clear()  # or the error, whose frames lead here, would hold on to itself and all that is theirs
 
 
 class _Worker(threading.Thread):

@@ -170,13 +170,13 @@ class AzureSource:
             ask(self._settings, "read", self._uri, call, is_over)
         except _errors.S3dlioError as error:
             if error.status in (412, 416):
-                raise self._error("it was replaced since it was opened") from error
+                raise self._error("it was replaced since it was opened", errno.ESTALE) from error
             raise
         if not room.is_full():
             raise self._error(f"fewer than the {length} bytes from {start} on came")
 
-    def _error(self, what: str) -> _errors.StorageError:
-        return _errors.StorageError(f"read {self._uri}: {what}", operation="read", uri=str(self._uri))
+    def _error(self, what: str, number: int | None = None) -> _errors.StorageError:
+        return _errors.StorageError(f"read {self._uri}: {what}", operation="read", uri=str(self._uri), errno=number)
 
     def can_have(self, crc32c: int) -> bool:
         return True  # the service keeps no CRC32C

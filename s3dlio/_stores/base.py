@@ -173,6 +173,9 @@ class Store(ABC):
     @abstractmethod
     def delete(self, uri: Uri, recursive: bool) -> None: ...
 
+    def sync(self, uri: Uri) -> None:  # noqa: B027  # most have nothing to do
+        """Makes what was deleted in this folder stay so after a loss of power, where `delete` alone does not."""
+
     def copy(self, source: Uri, target: Uri) -> bool:
         """Copies an object within the store, if it can do so by itself; else returns False."""
         return False

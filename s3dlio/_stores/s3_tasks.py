@@ -375,7 +375,8 @@ def _version(uri: Uri, answer: Answer) -> Version:
 
 
 def _replaced(uri: Uri) -> _errors.StorageError:
-    return _errors.StorageError(f"read {uri}: it was replaced since it was opened", operation="read", uri=str(uri))
+    text = f"read {uri}: it was replaced since it was opened"
+    return _errors.StorageError(text, operation="read", uri=str(uri), errno=errno.ESTALE)
 
 
 def _header(answer: Answer, name: str, uri: Uri, operation: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,8 @@ from s3dlio._uri import Uri
 from s3dlio.checkpoint.layout import Shard
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from typing_extensions import Buffer
 
     from s3dlio._stores.base import Source
@@ -94,6 +95,12 @@ def _damage(uri: Uri, shard: Shard, offset: int, what: str) -> CorruptDataError:
     return CorruptDataError(text, operation="load", uri=str(uri))
 
 
+def _new_thread() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # it cannot be imported by a program that saves at its exit
+
+    return ThreadPoolExecutor(1, "s3dlio-checkpoint")
+
+
 def _read(base: Uri, shard: Shard, data: Any, report: Progress) -> None:
     """Several pieces at once, each read and compared in one thread.  Memory that is new costs as much as a fast disk:
     so no thread waits for another one's."""
@@ -136,6 +143,13 @@ def _raise_mismatch(uri: Uri, shard: Shard, begin: int, found: int, expected: in
     raise _damage(uri, shard, begin, what)
 
 
+def _steps(shard: Shard) -> Iterator[tuple[int, int, int, int, int]]:
+    """Of each step the begin and end, and those and the checksum of its piece."""
+    for begin, end, crc in shard.spans():
+        for at in range(begin, end, _STEP):
+            yield at, min(at + _STEP, end), begin, end, crc
+
+
 class _Ahead:
     """The stored bytes of a shard as a `Source` for who reads them from beginning to end.  Another thread is one step
     ahead, and compares each piece with its checksum."""
@@ -143,7 +157,7 @@ class _Ahead:
     def __init__(self, source: Source, uri: Uri, shard: Shard, pool: ThreadPoolExecutor) -> None:
         self._source, self._uri, self._shard, self._pool = source, uri, shard, pool
         self.cancellation = _cancel.Cancellation()
-        self._steps = self._plan()
+        self._steps = _steps(shard)
         self._spare = [bytearray(_STEP), bytearray(_STEP)]
         self._crc = 0
         self._chunk = memoryview(b"")
@@ -153,12 +167,6 @@ class _Ahead:
     @property
     def size(self) -> int:
         return self._shard.size
-
-    def _plan(self) -> Iterator[tuple[int, int, int, int, int]]:
-        """Of each step the begin and end, and those and the checksum of its piece."""
-        for begin, end, crc in self._shard.spans():
-            for at in range(begin, end, _STEP):
-                yield at, min(at + _STEP, end), begin, end, crc
 
     def _begin_step(self) -> Future[memoryview] | None:
         step = next(self._steps, None)
@@ -181,7 +189,9 @@ class _Ahead:
         if not self._chunk:
             if self._next is None:
                 return 0
-            self._chunk = self._next.result()
+            # Let go of first: an error that lies in it would hold on to itself, and to all that is being loaded.
+            step, self._next = [self._next], None
+            self._chunk = step.pop().result()
             self._next = self._begin_step()
         count = min(len(data), len(self._chunk))
         ffi.memmove(data, self._chunk[:count], count)
@@ -207,7 +217,7 @@ class _Ahead:
 def _decoded(base: Uri, shard: Shard) -> Iterator[tuple[ZstdReader, _Ahead]]:
     """What a compressed shard holds, for who reads it from beginning to end."""
     uri = base.below(shard.key)
-    with _opened(base, shard) as source, ThreadPoolExecutor(1, "s3dlio-checkpoint") as pool:
+    with _opened(base, shard) as source, _new_thread() as pool:
         ahead = _Ahead(source, uri, shard, pool)
         stored = ObjectReader(ahead, uri)
         try:
@@ -215,7 +225,7 @@ def _decoded(base: Uri, shard: Shard) -> Iterator[tuple[ZstdReader, _Ahead]]:
         except CorruptDataError as error:
             if error.operation == "load":
                 raise
-            raise _damage(uri, shard, stored.tell(), f"or before: {error}") from error
+            raise _damage(uri, shard, stored.tell(), f"or before: {error}") from None
         except BaseException:
             ahead.cancellation.cancel()
             raise

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any
 
 import pytest
 import rewriter
+import victims
 from harness import effort, need_root, need_tools, new_seed
+from victims import spin
 
 import s3dlio
 
@@ -25,8 +26,8 @@ ROWS = [(s, c, e) for s in ("file", "direct") for c in (None, "zstd") for e in (
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[rewriter.Server]:
-    with rewriter.server() as server:
+def server() -> Iterator[victims.Server]:
+    with victims.server(rewriter.__file__) as server:
         yield server
 
 
@@ -35,7 +36,7 @@ class Killer:
 
     def __init__(
         self,
-        server: rewriter.Server,
+        server: victims.Server,
         folder: Path,
         seed: str,
         scheme: str = "file",
@@ -90,17 +91,8 @@ class Killer:
             self.look_at_one_name(shared.acknowledged, chroot)
 
     def wait(self, first: int) -> None:
-        """Until a moment that is chosen by the clock, or by what the writer is at: the clock seldom meets the short
-        phases."""
-        shared = self.server.shared
-        if self.choose.random() < 0.4:
-            time.sleep(self.choose.uniform(0, 0.02))
-            return
-        phase = self.choose.choice(("open", "write", "finalize", "finalize", "between"))
-        version = first + self.choose.randrange(3)
-        spin(lambda: shared.begun > version or (shared.begun == version and shared.phase == phase))
-        until = time.perf_counter() + 10 ** self.choose.uniform(-6, -2.5)
-        spin(lambda: time.perf_counter() > until)
+        phases = ("open", "write", "finalize", "finalize", "between")
+        victims.wait_for_moment(self.server.shared, self.choose, first, phases)
 
     def read(self, path: Path) -> bytes | None:
         """The content, or None if there is no file."""
@@ -183,12 +175,6 @@ def wait_for_lock(path: Path) -> None:
     spin(is_free)
 
 
-def spin(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < deadline, "the writer stands still"
-
-
 def version_of(data: bytes | None, newest: int) -> int | None:
     """The newest version of this content; 0 for no file, None for what is none."""
     if data is None:
@@ -198,7 +184,7 @@ def version_of(data: bytes | None, newest: int) -> int | None:
 
 @pytest.mark.timeout(effort(300, 3600))
 def test_killed_writer_leaves_a_whole_file_that_is_not_too_old(
-    server: rewriter.Server, disk_path: Path, figure: Callable[[str], None]
+    server: victims.Server, disk_path: Path, figure: Callable[[str], None]
 ) -> None:
     seed = new_seed()
     kills = effort(125, 1250)
@@ -224,7 +210,7 @@ def test_killed_writer_leaves_a_whole_file_that_is_not_too_old(
 
 
 def test_killed_writer_without_o_tmpfile_leaves_at_most_its_hidden_name(
-    server: rewriter.Server, disk_path: Path, figure: Callable[[str], None]
+    server: victims.Server, disk_path: Path, figure: Callable[[str], None]
 ) -> None:
     """Without /proc a file cannot be given its name later, and has a hidden one from the beginning."""
     need_root()
@@ -256,7 +242,7 @@ def test_writer_killed_between_link_and_rename_leaves_a_hidden_name_for_the_next
     # A second before each rename; without --seccomp-bpf every system call would stop.
     slow = ("strace", "-f", "--seccomp-bpf", "-qqq", "-o", "/dev/null", "-e", "trace=renameat", "-e", "signal=none")
     slow += ("-e", "inject=renameat:delay_enter=1000000")
-    with rewriter.server(*slow) as server:
+    with victims.server(rewriter.__file__, *slow) as server:
         for number, row in enumerate(ROWS):
             (disk_path / str(number)).mkdir()
             killer = LinkKiller(server, disk_path / str(number), f"{row}", *row)
@@ -275,7 +261,7 @@ def test_writer_killed_between_link_and_rename_leaves_a_hidden_name_for_the_next
 
 @pytest.mark.parametrize(("writer", "fault"), [("in place", "torn"), ("early", "wrong"), ("other names", "others")])
 def test_writer_that_breaks_the_promise_is_seen(
-    server: rewriter.Server, disk_path: Path, writer: str, fault: str
+    server: victims.Server, disk_path: Path, writer: str, fault: str
 ) -> None:
     """The planted faults: a harness that did not see these would prove nothing."""
     killer = Killer(server, disk_path, "planted", writer=writer)
