@@ -274,8 +274,9 @@ def main() -> None:
             plain.load(f"load of {size} as new bytes, warm cache", *LOADING, cold=False)
             plain.load(f"load of {size} into an array, warm cache", *INTO, cold=False)
         source, about = corpus.make()
-        nbytes = source.stat().st_size * contest.pick(full=6, quick=1)
-        contest.note(f"What is compressed, {nbytes / 1e6:.0f} MB, is once or several times {about}.")
+        count = contest.pick(full=6, quick=1)
+        nbytes = source.stat().st_size * count
+        contest.note(f"What is compressed is {count} times {about}.")
         with Cases(contest, str(source), nbytes) as packed:
             packed.save(f"save with zstd, level {LEVEL}", PACKED[0], PACKED[2])
             packed.prepare(PACKED[0], PACKED[2])
