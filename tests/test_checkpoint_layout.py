@@ -58,6 +58,12 @@ def test_moment_of_a_name() -> None:
         "manifests/a/ckpt-7-20261127-120000.json",
         "ckpt-7-20261127-120000.json",
         "../manifests/ckpt-7-20261127-120000.json",
+        # A name that is not what it would be written as again is not found under that; the newest of all, it stopped
+        # every load.
+        "manifests/ckpt-07-20261127-120000.json",
+        "manifests/ckpt-\u0667-20261127-120000.json",
+        "manifests/ckpt-7-99999999-999999.json",
+        "manifests/ckpt-7-20261301-120000.json",
     ],
 )
 def test_what_is_no_manifest_is_passed_over(key: str) -> None:

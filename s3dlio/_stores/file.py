@@ -119,39 +119,41 @@ class FileSource:
         return self._size
 
     def readinto(self, start: int, data: Any) -> int:
-        if self._reader is None:
+        # Held until the call is over, also when another thread closes meanwhile.
+        handle, reader = self._handle, self._reader
+        if reader is None:
             raise _errors.ClosedError(f"read {self._uri}: already closed", operation="read", uri=self._uri)
         try:
             while True:
-                result: int = lib.s3dlio_reader_read(self._reader, data, len(data), start, ffi.NULL)
+                result: int = lib.s3dlio_reader_read(reader, data, len(data), start, ffi.NULL)
                 if result != -errno.EAGAIN:
                     break
                 _cancel.check()
+            if result == -errno.ETIMEDOUT:
+                self._let_go(reader)
         except BaseException:
-            self._let_go()
+            self._let_go(reader)
             raise
-        if result == -errno.ETIMEDOUT:
-            self._let_go()
+        finally:
+            del handle
         return check(result, "read", self._uri)
 
     def can_have(self, crc32c: int) -> bool:
         return True
 
-    def _let_go(self) -> None:
+    def _let_go(self, reader: Any) -> None:
         """Waits until nothing writes to the memory of a read that was broken off.  It is the caller's, who will use it
         for something else next: there is no going on before, also not by another Ctrl-C."""
         while True:
             try:
-                if lib.s3dlio_reader_cancel(self._reader) != -errno.ETIMEDOUT:
+                if lib.s3dlio_reader_cancel(reader) != -errno.ETIMEDOUT:
                     break
                 logger.warning("read %s: broken off, but the device does not let go of the memory", self._uri)
             except KeyboardInterrupt:
                 continue
 
     def close(self) -> None:
-        if self._reader is not None:
-            self._reader = None
-            ffi.release(self._handle)
+        self._reader = self._handle = None
 
 
 class FileStore(Store):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from s3dlio._errors import InvalidInputError
@@ -26,31 +27,30 @@ _PART = 64 << 20
 
 def chunks(data: Data) -> Iterator[Buffer]:
     """The parts of what is to be saved; of a large buffer so many that somebody can be told of the progress."""
-    read = getattr(data, "readinto", None) or getattr(data, "read", None)
-    if read is not None:
-        yield from _chunks_of_file(data, read)
-        return
     try:
         whole = pointer(data)  # type: ignore[arg-type]  # if it is no buffer it says so
     except TypeError:
-        if isinstance(data, (str, Mapping)) or not isinstance(data, Iterable):
-            what = type(data).__name__
-            raise TypeError(f"a buffer, a binary file object or an iterable of buffers is needed, not {what}") from None
-        yield from data
-    else:
+        whole = None
+    if whole is not None:
         view = memoryview(ffi.buffer(whole))
         for start in range(0, len(view), _PART):
             yield view[start : start + _PART]
-
-
-def _chunks_of_file(data: Any, read: Callable[..., Any]) -> Iterator[Buffer]:
-    if hasattr(data, "readinto"):
-        room = memoryview(bytearray(_STEP))
-        while count := read(room):
-            yield room[:count]
+    elif hasattr(data, "read") and not isinstance(data, io.TextIOBase):
+        yield from _chunks_of_file(data)
+    elif isinstance(data, Iterable) and not isinstance(data, (str, Mapping, io.TextIOBase)):
+        yield from data
     else:
-        while chunk := read(_STEP):
-            yield chunk
+        what = type(data).__name__
+        raise TypeError(f"a buffer, a binary file object or an iterable of buffers is needed, not {what}")
+
+
+def _chunks_of_file(file: Any) -> Iterator[Buffer]:
+    fills = hasattr(file, "readinto")
+    room = memoryview(bytearray(_STEP if fills else 0))
+    while found := file.readinto(room) if fills else file.read(_STEP):
+        yield room[:found] if fills else found
+    if found is None:  # io.RawIOBase
+        raise InvalidInputError(f"{file!r} has nothing to read at this moment, and does not block")
 
 
 def count_of(name: str, value: int) -> int:

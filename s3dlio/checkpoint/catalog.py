@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from s3dlio._errors import (
     S3dlioError,
     StorageError,
     UnsupportedError,
+    copy_of,
 )
 from s3dlio._logging import logger
 from s3dlio._many import for_each
@@ -36,8 +36,10 @@ from s3dlio.checkpoint.layout import (
     parse_manifest,
     parse_manifest_key,
     parse_name,
-    parse_shard,
+    parse_shards,
     seal,
+    shard_folders,
+    shard_keys,
 )
 from s3dlio.checkpoint.shards import ShardStream
 
@@ -102,12 +104,13 @@ class Catalog:
         raise StorageError(f"load {self.base}: whatever is found is deleted at once", uri=str(self.base))
 
     def find_shard(self, key: str) -> Shard | None:
-        """The shard of this key, if a manifest names it; the newest one counts."""
+        """The shard of this key, if a complete manifest names it; the newest one counts."""
         for name in self._newest_first(None):
             with suppress(NotFoundError):  # deleted meanwhile
-                for record in self.read(name).get("shards", ()):
-                    if record.get("key") == key:
-                        return parse_shard(record)
+                manifest = self.read(name)
+                for shard in parse_shards(manifest) if is_complete(manifest) else ():
+                    if shard.key == key:
+                        return shard
         return None
 
     def no_such_step(self, step: int) -> NotFoundError:
@@ -124,20 +127,32 @@ class Catalog:
                     continue
                 found = load(manifest)
             except S3dlioError as error:
+                if self._is_gone(name, error):
+                    raise _VanishedError from None
                 if isinstance(error, NotFoundError):
-                    if not latest.is_there(self.base, name):
-                        raise _VanishedError from None
                     error = _damaged(f"load {error.uri}: this shard of {name} is missing", error)
-                if not fall_back or not _is_damage(error):
+                if not fall_back or not latest.is_damage(error):
                     raise error
-                logger.warning("%s; going back to the one before", error)
-                warnings.warn(f"{error}; going back to the one before", RuntimeWarning, stacklevel=4)
-                damage = damage or error
+                text = f"{error}; going back to the one before"
+                logger.warning("%s", text)
+                warnings.warn(text, RuntimeWarning, stacklevel=4)
+                # Without its traceback, in whose frames lies what was loaded.
+                damage = damage or copy_of(error)
             else:
                 return found
         if damage is not None:
             raise damage
         return None
+
+    def _is_gone(self, name: Name, error: S3dlioError) -> bool:
+        """Whether it failed since the checkpoint is deleted.  Of that each store tells in its own way: Azure that what
+        was opened has changed."""
+        if not isinstance(error, (NotFoundError, CorruptDataError, StorageError)):
+            return False
+        try:
+            return not latest.is_there(self.base, name)
+        except S3dlioError:
+            return False
 
     def _newest_first(self, step: int | None) -> list[Name]:
         names = set(self.names())
@@ -149,27 +164,39 @@ class Catalog:
 
     # Added and removed.
 
-    def add(self, manifest: dict[str, Any], proposed: Name | None = None) -> str:
-        """Makes shards that are durable a checkpoint, of the proposed name if that is later than all that are there:
-        whatever the clock says, the last one saved is the newest.  Returns the manifest's key."""
+    def add(self, manifest: dict[str, Any]) -> str:
+        """Makes shards that are durable a checkpoint, and returns the key of its manifest."""
+        name, document = self._prepared(manifest, None)
+        return self._add(name, document)
+
+    def _prepared(self, manifest: dict[str, Any], proposed: Name | None) -> tuple[Name, bytes]:
+        """The manifest's text and its name: the proposed one if that is later than all that are there.  Whatever the
+        clock says, the last one saved is the newest."""
+        document = seal(manifest)
+        if len(document) > _MAX_MANIFEST:
+            raise InvalidInputError(f"save {self.base}: {len(document)} bytes are too many for a manifest")
         newest = max((name.moment for name in self.names()), default=0)
-        name = proposed
-        if name is None or name.moment <= newest:
-            name = new_name(manifest["global_step"], after=newest)
+        if proposed is None or proposed.moment <= newest:
+            return new_name(manifest["global_step"], after=newest), document
+        return proposed, document
+
+    def _add(self, name: Name, document: bytes) -> str:
         uri = self.base.below(name.manifest_key)
-        store_for(uri).put(uri, seal(manifest), self._plain)
+        store_for(uri).put(uri, document, self._plain)
         latest.advance(self.base, name, self._plain)
         logger.debug("saved %s", uri)
         return name.manifest_key
 
     def save(self, stream: ShardStream, make_manifest: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
         """Makes a checkpoint of one shard, which is discarded when that fails."""
-        manifest = make_manifest(stream.finalize())
+        is_sent = False
         try:
-            return self.add(manifest, stream.name)
+            name, document = self._prepared(make_manifest(stream.finalize()), stream.name)
+            is_sent = True
+            return self._add(name, document)
         except BaseException:
             # Where a request that failed may still be carried out, the manifest may come later.
-            if not store_for(self.base).acts_late and not self._is_named(stream):
+            if not is_sent or not (store_for(self.base).acts_late or self._is_named(stream)):
                 stream.discard()
             raise
 
@@ -177,7 +204,7 @@ class Catalog:
         """Whether a manifest has the shard.  One that is added at this moment has the newest name of its step."""
         try:
             return any(
-                stream.key in (record.get("key") for record in self.read(name).get("shards", ()))
+                stream.key in shard_keys(self.read(name))
                 for name in self.names()
                 if name.step == stream.name.step and name >= stream.name
             )
@@ -189,18 +216,28 @@ class Catalog:
         its manifest a shard belongs to nothing, also after a loss of power."""
         folders: set[str] = set()
         for name in names:
-            try:
-                manifest = self.read(name)
-                folders.update(parse_shard(record).folder for record in manifest["shards"])
-            except (NotFoundError, CorruptDataError, InvalidInputError, KeyError, TypeError) as error:
-                logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
+            folders |= self._folders_of(name)
             uri = self.base.below(name.manifest_key)
             store_for(uri).delete(uri, recursive=False)
         if self._options.durability == "full":
             store_for(self.base).sync(self.base.below(MANIFESTS))
+        left = set(self.names())
         if latest.pointed(self.base) in names:
-            latest.retract(self.base, max(self.names(), default=None), self._plain)
+            latest.retract(self.base, max(left, default=None), self._plain)
+        # Who finalizes the same records twice, since the first answer was lost, has two manifests with the same shards.
+        for name in left if folders else ():
+            if any(name.step == gone.step for gone in names):
+                folders -= self._folders_of(name)
         for_each(sorted(folders), self._remove_folder, AT_ONCE)
+
+    def _folders_of(self, name: Name) -> set[str]:
+        try:
+            return shard_folders(self.read(name))
+        except S3dlioError as error:
+            if not (isinstance(error, NotFoundError) or latest.is_damage(error)):
+                raise
+            logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
+            return set()
 
     def _remove_folder(self, key: str) -> None:
         uri = self.base.below(key)
@@ -224,8 +261,8 @@ class Catalog:
                 manifest = self.read(name)
             except NotFoundError:
                 continue
-            for record in manifest["shards"]:
-                folders.pop(parse_shard(record).folder, None)
+            for key in shard_folders(manifest):
+                folders.pop(key, None)
         for key in folders:
             logger.info("clean_up %s: no manifest names it", self.base.below(key))
         for_each(sorted(folders), self._remove_folder, AT_ONCE)
@@ -254,8 +291,3 @@ class _VanishedError(Exception):
 
 def _damaged(text: str, cause: S3dlioError) -> CorruptDataError:
     return CorruptDataError(text, operation=cause.operation, uri=cause.uri, errno=cause.errno)
-
-
-def _is_damage(error: S3dlioError) -> bool:
-    """Whether an older checkpoint may be whole."""
-    return isinstance(error, CorruptDataError) or error.errno in (errno.EIO, errno.EBADMSG, errno.EUCLEAN)

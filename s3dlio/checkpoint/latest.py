@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from s3dlio._errors import NotFoundError, S3dlioError, StorageError
+from s3dlio._errors import CorruptDataError, NotAnObjectError, NotFoundError, PermissionDeniedError, S3dlioError
 from s3dlio._logging import logger
 from s3dlio._options import WriterOptions
 from s3dlio._reader import read_range
@@ -25,23 +25,35 @@ _ATTEMPTS = 100
 _MAX_SIZE = 64 << 10
 
 
+def is_damage(error: S3dlioError) -> bool:
+    """Whether the object itself is to blame, and not the way to it."""
+    return isinstance(error, CorruptDataError) or error.errno in (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
+
+
 def pointed(base: Uri) -> Name | None:
-    """The checkpoint that the pointer names, if it names one and is not damaged."""
+    """The checkpoint that the pointer names, if it names one and can be read."""
     uri = base.below(LATEST)
-    attempt = 0
-    while True:
+    for attempt in range(_ATTEMPTS):
         try:
-            source = store_for(uri).open(uri)
+            return _read(uri)
         except NotFoundError:
             return None
-        try:
-            return parse_pointer(read_range(source, 0, _MAX_SIZE))
-        except StorageError as error:
-            attempt += 1
-            if error.errno != errno.ESTALE or attempt == _ATTEMPTS:
+        except S3dlioError as error:
+            if error.errno == errno.ESTALE and attempt < _ATTEMPTS - 1:
+                continue  # it was replaced in between
+            if not (is_damage(error) or isinstance(error, (NotAnObjectError, PermissionDeniedError))):
                 raise
-        finally:
-            source.close()
+            logger.warning("passed over: %s", error)
+            return None
+    raise AssertionError
+
+
+def _read(uri: Uri) -> Name | None:
+    source = store_for(uri).open(uri)
+    try:
+        return parse_pointer(read_range(source, 0, _MAX_SIZE))
+    finally:
+        source.close()
 
 
 def is_there(base: Uri, name: Name) -> bool:

@@ -31,10 +31,12 @@ PIECE = 64 << 20
 
 # The shape that manifests of others have in its first part: UTC, and for ours nanoseconds and what makes it unique.
 _TIMESTAMP = r"\d{8}-\d{6}(?:-\d{9}-[0-9a-f]{8})?"
-_NAME = re.compile(rf"ckpt-(\d{{1,20}})-({_TIMESTAMP})")
-_SHARD_KEY = re.compile(rf"shards/(?:[A-Za-z0-9]+/)*ckpt-(\d{{1,20}})-({_TIMESTAMP})/rank-(\d{{1,10}})\.bin(\.zst)?")
+_NAME = re.compile(rf"ckpt-(\d{{1,20}})-({_TIMESTAMP})", re.ASCII)
+_SHARD_KEY = re.compile(
+    rf"shards/(?:[A-Za-z0-9]+/)*ckpt-(\d{{1,20}})-({_TIMESTAMP})/rank-(\d{{1,10}})\.bin(\.zst)?", re.ASCII
+)
 _CHECKSUM = re.compile(r"crc32c:[0-9a-f]{8}")
-_PIECE = re.compile(r"(\d{1,20}):([0-9a-f]{8})")
+_PIECE = re.compile(r"(\d{1,20}):([0-9a-f]{8})", re.ASCII)
 
 # The last field of each document, over all of its bytes with zeros in this place.
 _SEAL = re.compile(rb'"document_checksum": "crc32c:([0-9a-f]{8})"\n\}\n\Z')
@@ -77,9 +79,10 @@ def new_name(step: int, after: int = 0) -> Name:
 
 
 def parse_name(text: str) -> Name | None:
-    """The name ``ckpt-<step>-<timestamp>``, if it is one."""
+    """The name ``ckpt-<step>-<timestamp>``, if it is one: not '007' for a step, and no thirteenth month."""
     match = _NAME.fullmatch(text)
-    return Name(match[2], int(match[1])) if match else None
+    name = Name(match[2], int(match[1])) if match else None
+    return name if name and name.moment > 0 and str(name) == text else None
 
 
 def parse_manifest_key(key: str) -> Name | None:
@@ -123,10 +126,6 @@ class Shard:
         match = _SHARD_KEY.fullmatch(self.key)
         assert match is not None
         return int(match[1])
-
-    @property
-    def folder(self) -> str:
-        return self.key.rpartition("/")[0] + "/"
 
     @property
     def is_compressed(self) -> bool:
@@ -283,6 +282,17 @@ def parse_manifest(data: bytes, name: Name) -> dict[str, Any]:
 
 def is_complete(manifest: Mapping[str, Any]) -> bool:
     return manifest.get("status") == "complete"
+
+
+def shard_keys(manifest: Mapping[str, Any]) -> set[str]:
+    """The keys of its shards, also of one that is not complete, which may have anything there."""
+    records = manifest.get("shards")
+    keys = [record.get("key") for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+    return {key for key in keys if isinstance(key, str) and _SHARD_KEY.fullmatch(key)}
+
+
+def shard_folders(manifest: Mapping[str, Any]) -> set[str]:
+    return {key.rpartition("/")[0] + "/" for key in shard_keys(manifest)}
 
 
 def pointer_document(name: Name | None) -> bytes:

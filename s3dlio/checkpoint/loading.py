@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,8 @@ from s3dlio._uri import Uri
 from s3dlio.checkpoint.layout import Shard
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from typing_extensions import Buffer
 
     from s3dlio._stores.base import Source
@@ -90,19 +91,25 @@ def _damage(uri: Uri, shard: Shard, offset: int, what: str) -> CorruptDataError:
     return CorruptDataError(text, operation="load", uri=str(uri))
 
 
+def _new_thread() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # it cannot be imported by a program that saves at its exit
+
+    return ThreadPoolExecutor(1, "s3dlio-checkpoint")
+
+
 def _read(source: Source, uri: Uri, shard: Shard, data: Any, report: Progress) -> None:
-    """Piece by piece; while one is read, the one before it is compared in another thread."""
-    with ThreadPoolExecutor(1, "s3dlio-checkpoint") as pool:
-        checked: Future[None] | None = None
-        for begin, end, crc in shard.spans():
+    """Piece by piece; while one is read, the checksum of the one before it is computed in another thread."""
+    with _new_thread() as pool:
+        before: tuple[int, int, Future[int]] | None = None
+        for begin, end, expected in shard.spans():
             part = data[begin:end]
             _read_exactly(source, uri, shard, begin, part)
-            if checked is not None:
-                checked.result()
-            checked = pool.submit(_check_piece, uri, shard, begin, crc, ffi.buffer(part))
+            if before is not None:
+                _check_piece(uri, shard, *before)
+            before = begin, expected, pool.submit(crc32c, ffi.buffer(part))
             report(end)
-        if checked is not None:
-            checked.result()
+        if before is not None:
+            _check_piece(uri, shard, *before)
 
 
 def _read_exactly(source: Source, uri: Uri, shard: Shard, begin: int, part: Any) -> None:
@@ -111,8 +118,8 @@ def _read_exactly(source: Source, uri: Uri, shard: Shard, begin: int, part: Any)
         raise _damage(uri, shard, begin + count, "it ends there")
 
 
-def _check_piece(uri: Uri, shard: Shard, begin: int, expected: int, data: Buffer, value: int = 0) -> None:
-    found = crc32c(data, value)
+def _check_piece(uri: Uri, shard: Shard, begin: int, expected: int, computed: Future[int]) -> None:
+    found = computed.result()
     if found != expected:
         _raise_mismatch(uri, shard, begin, found, expected)
 
@@ -123,6 +130,13 @@ def _raise_mismatch(uri: Uri, shard: Shard, begin: int, found: int, expected: in
     raise _damage(uri, shard, begin, what)
 
 
+def _steps(shard: Shard) -> Iterator[tuple[int, int, int, int, int]]:
+    """Of each step the begin and end, and those and the checksum of its piece."""
+    for begin, end, crc in shard.spans():
+        for at in range(begin, end, _STEP):
+            yield at, min(at + _STEP, end), begin, end, crc
+
+
 class _Ahead:
     """The stored bytes of a shard as a `Source` for who reads them from beginning to end.  Another thread is one step
     ahead, and compares each piece with its checksum."""
@@ -130,7 +144,7 @@ class _Ahead:
     def __init__(self, source: Source, uri: Uri, shard: Shard, pool: ThreadPoolExecutor) -> None:
         self._source, self._uri, self._shard, self._pool = source, uri, shard, pool
         self.cancellation = _cancel.Cancellation()
-        self._steps = self._plan()
+        self._steps = _steps(shard)
         self._spare = [bytearray(_STEP), bytearray(_STEP)]
         self._crc = 0
         self._chunk = memoryview(b"")
@@ -140,12 +154,6 @@ class _Ahead:
     @property
     def size(self) -> int:
         return self._shard.size
-
-    def _plan(self) -> Iterator[tuple[int, int, int, int, int]]:
-        """Of each step the begin and end, and those and the checksum of its piece."""
-        for begin, end, crc in self._shard.spans():
-            for at in range(begin, end, _STEP):
-                yield at, min(at + _STEP, end), begin, end, crc
 
     def _begin_step(self) -> Future[memoryview] | None:
         step = next(self._steps, None)
@@ -168,7 +176,9 @@ class _Ahead:
         if not self._chunk:
             if self._next is None:
                 return 0
-            self._chunk = self._next.result()
+            # Let go of first: an error that lies in it would hold on to itself, and to all that is being loaded.
+            step, self._next = [self._next], None
+            self._chunk = step.pop().result()
             self._next = self._begin_step()
         count = min(len(data), len(self._chunk))
         ffi.memmove(data, self._chunk[:count], count)
@@ -194,7 +204,7 @@ class _Ahead:
 def _decoded(base: Uri, shard: Shard) -> Iterator[tuple[ZstdReader, _Ahead]]:
     """What a compressed shard holds, for who reads it from beginning to end."""
     uri = base.below(shard.key)
-    with _opened(base, shard) as source, ThreadPoolExecutor(1, "s3dlio-checkpoint") as pool:
+    with _opened(base, shard) as source, _new_thread() as pool:
         ahead = _Ahead(source, uri, shard, pool)
         stored = ObjectReader(ahead, uri)
         try:
@@ -202,7 +212,7 @@ def _decoded(base: Uri, shard: Shard) -> Iterator[tuple[ZstdReader, _Ahead]]:
         except CorruptDataError as error:
             if error.operation == "load":
                 raise
-            raise _damage(uri, shard, stored.tell(), f"or before: {error}") from error
+            raise _damage(uri, shard, stored.tell(), f"or before: {error}") from None
         except BaseException:
             ahead.cancellation.cancel()
             raise

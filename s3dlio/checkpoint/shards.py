@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from s3dlio._errors import CorruptDataError, S3dlioError
 from s3dlio._logging import logger
 from s3dlio._native import ffi, pointer
 from s3dlio._options import WriterOptions
+from s3dlio._stores.base import Stream
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
 from s3dlio._writer import ObjectWriter
@@ -36,8 +39,8 @@ class ShardStream:
         self.name = name
         self._base = base
         self._rank = rank
-        self._pieces: list[Piece] = []
-        self._stored_crc = 0
+        # The end of each piece, and the CRC32C of all that is stored up to there.
+        self._ends: list[tuple[int, int]] = []
         # What may still come into the piece at hand.
         self._room = PIECE
         self._record: dict[str, Any] | None = None
@@ -59,16 +62,19 @@ class ShardStream:
             self._writer.write_chunk(data)
             self._room -= len(data)
             return len(data)
+        whole = pointer(data)
+        self._writer.run("write", lambda stream: self._write_pieces(stream, whole))
+        return len(data)
+
+    def _write_pieces(self, stream: Stream, data: Any) -> None:
         done = 0
-        view = memoryview(data)
-        while done < len(view):
-            part = view[done : done + self._room]
-            self._writer.write_chunk(part)
+        while done < len(data):
+            part = data[done : min(done + self._room, len(data))]
+            stream.write(part)
             self._room -= len(part)
             done += len(part)
             if self._room == 0:
                 self._end_piece()
-        return done
 
     write = write_chunk
 
@@ -78,14 +84,14 @@ class ShardStream:
     def _end_piece(self) -> None:
         """The piece is what has been stored since the last one, of which a compressor may hold back a part."""
         stats = self._writer.stats()
-        begin = self._pieces[-1].end if self._pieces else 0
-        length = stats.compressed_bytes - begin
-        if length:
-            # The checksum of all is that of what was before, shifted, with that of the piece.
-            crc = stats.stored_crc32c ^ crc32c_combine(self._stored_crc, 0, length)
-            self._pieces.append(Piece(stats.compressed_bytes, crc))
-            self._stored_crc = stats.stored_crc32c
+        if stats.compressed_bytes > (self._ends[-1][0] if self._ends else 0):
+            self._ends.append((stats.compressed_bytes, stats.stored_crc32c))
         self._room = PIECE
+
+    def _pieces(self) -> Iterator[Piece]:
+        for (begin, before), (end, crc) in pairwise([(0, 0), *self._ends]):
+            # The checksum of all is that of what was before, shifted, with that of the piece.
+            yield Piece(end, crc ^ crc32c_combine(before, 0, end - begin))
 
     def bytes_written(self) -> int:
         """Bytes that came in so far, before compression."""
@@ -118,7 +124,7 @@ class ShardStream:
             checksum=checksum_text(stats.stored_crc32c),
             raw_size=stats.bytes_written,
             raw_checksum=checksum_text(stats.crc32c),
-            pieces=tuple(self._pieces),
+            pieces=tuple(self._pieces()),
             etag=found["etag"],
         )
 
@@ -126,10 +132,10 @@ class ShardStream:
         """Drops the shard.  Does nothing after `finalize`."""
         if self._record is not None:
             return
-        if self._writer.stats().visible:
-            self.discard()
-        else:
-            with suppress(S3dlioError):  # another thread is inside a call
+        with suppress(S3dlioError):  # another thread is inside a call, or the writer is the parent's
+            if self._writer.stats().visible:
+                self.discard()
+            else:
                 self._writer.abort()
 
     def discard(self) -> None:

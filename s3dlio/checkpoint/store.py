@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, overload
 
-from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError, UnsupportedError
+from s3dlio._errors import InvalidInputError, NotFoundError, S3dlioError, UnsupportedError
 from s3dlio._logging import logger
 from s3dlio._many import for_each
 from s3dlio._options import WriterOptions, whole_number
 from s3dlio._uri import parse_uri
+from s3dlio.checkpoint import latest
 from s3dlio.checkpoint.arguments import check_json, check_text, chunks, count_of, either
 from s3dlio.checkpoint.catalog import AT_ONCE, Catalog
 from s3dlio.checkpoint.layout import Name, is_complete, new_manifest, parse_shard, parse_shards
@@ -196,7 +197,9 @@ class CheckpointStore:
                 manifest = self._catalog.read(name)
             except NotFoundError:  # deleted meanwhile
                 return
-            except CorruptDataError as error:
+            except S3dlioError as error:
+                if not latest.is_damage(error):
+                    raise
                 logger.warning("%s", error)
                 manifest = {"status": "damaged"}
             found[name] = _info(name, manifest)

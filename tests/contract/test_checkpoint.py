@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import random
 import re
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 from places import Place
 
 import s3dlio
-from s3dlio.checkpoint import arguments, layout, loading, shards
+from s3dlio.checkpoint import arguments, catalog, layout, loading, shards
 
 # The engines of files have their own tests.
 pytestmark = pytest.mark.parametrize("place", ["file", "direct", "memory", "s3", "az"], indirect=True)
@@ -182,6 +185,24 @@ def test_exception_of_the_data_leaves_nothing(store: s3dlio.CheckpointStore, pla
     assert store.load_latest() == b"before"
 
 
+def test_save_whose_manifest_was_never_sent_takes_its_shard_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On S3 and Azure it stayed, as if the manifest might still come."""
+    metadata: dict[str, Any] = {}
+
+    def data() -> Iterator[bytes]:
+        yield CONTENT
+        metadata["too late"] = object()
+
+    store = s3dlio.CheckpointStore(place.base)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        store.save(1, 1, "x", data(), metadata)
+    # A manifest that no load would take is not stored either.
+    monkeypatch.setattr(catalog, "_MAX_MANIFEST", 500)
+    with pytest.raises(s3dlio.InvalidInputError, match="bytes are too many for a manifest"):
+        store.save(1, 1, "x", CONTENT, {"a": "b" * 500})
+    assert s3dlio.list(place.base) == []
+
+
 def test_list_tells_what_is_there(store: s3dlio.CheckpointStore) -> None:
     store.save(3, 1, "torch", CONTENT)
     store.save(2, 1, "jax", b"")
@@ -318,6 +339,17 @@ def test_stream_of_a_shard(store: s3dlio.CheckpointStore, place: Place, small_pi
     assert place.leftovers() == []
 
 
+def test_shards_that_were_finalized_twice_stay_for_the_newest(plain: s3dlio.CheckpointStore) -> None:
+    """Who has no answer to the first asks again.  To delete the older manifest took the shards of both."""
+    record = plain.writer(1, 0).save_distributed_shard(5, 1, "x", CONTENT)
+    for _ in range(3):
+        plain.writer(1, 0).finalize_distributed_checkpoint(5, 1, "x", [record])
+    assert len(plain.keep_last(1)) == 2
+    assert plain.load_latest() == CONTENT
+    assert plain.delete_checkpoint(5)
+    assert s3dlio.list(plain.uri + "/shards") == []
+
+
 def test_ranks_that_do_not_fit_are_refused_by_name(plain: s3dlio.CheckpointStore) -> None:
     records = [plain.writer(4, rank).save_distributed_shard(5, 1, "x", b"1") for rank in range(4)]
     other = plain.writer(4, 2).save_distributed_shard(6, 1, "x", b"1")
@@ -442,6 +474,36 @@ def test_fall_back_that_finds_nothing_whole_raises(plain: s3dlio.CheckpointStore
         plain.load_latest(fall_back=True)
 
 
+def test_failed_load_holds_on_to_nothing(
+    store: s3dlio.CheckpointStore, small_pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error kept itself, and with its frames all that was loaded, until the garbage collector came; and while an
+    older checkpoint was loaded instead."""
+    store.save(1, 1, "x", b"old")
+    (first,) = s3dlio.list(store.uri + "/shards")
+    store.save(2, 1, "x", CONTENT)
+    (uri,) = (uri for uri in s3dlio.list(store.uri + "/shards") if uri != first)
+    s3dlio.put(uri, flipped(s3dlio.get(uri), 8 * 150_000), durability="none")
+    made: list[weakref.ref[Any]] = []
+
+    def new_array(nbytes: int) -> Any:
+        assert not any(of_before() is not None for of_before in made)
+        array = np.empty(nbytes, np.uint8)
+        made.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(loading, "new_bytes", new_array)
+    gc.collect()
+    gc.disable()
+    try:
+        for fall_back in (False, True, False):
+            with suppress(s3dlio.CorruptDataError), pytest.warns(RuntimeWarning) if fall_back else nullcontext():
+                store.load_latest(fall_back)
+    finally:
+        gc.enable()
+    assert len(made) == 4
+
+
 def test_pointer_that_is_gone_or_wrong_is_no_disaster(plain: s3dlio.CheckpointStore) -> None:
     plain.save(1, 1, "x", b"1")
     old = s3dlio.get(plain.uri + "/latest.json")
@@ -465,6 +527,15 @@ def test_manifest_that_is_not_complete_is_passed_over(plain: s3dlio.CheckpointSt
     s3dlio.put(f"{plain.uri}/{key}", layout.seal(manifest | {"status": "writing"}))
     assert plain.load_latest() == b"1"
     assert [info.is_complete() for info in plain.list_checkpoints()] == [True, False]
+    # What such a manifest of another program has is not for us to understand.
+    lonely = plain.writer(2, 0).save_distributed_shard(3, 1, "x", b"3")
+    for shards_of_it in ([5, {"key": 5}], {}, None):
+        s3dlio.put(f"{plain.uri}/{key}", layout.seal(manifest | {"status": "writing", "shards": shards_of_it}))
+        with pytest.raises(s3dlio.NotFoundError, match="no manifest names"):
+            s3dlio.load_checkpoint_with_validation(f"{plain.uri}/{lonely['key']}")
+    assert len(plain.clean_up(0)) == 2
+    assert plain.delete_checkpoint(2)
+    assert plain.load_latest() == b"1"
 
 
 def test_unknown_fields_are_kept(plain: s3dlio.CheckpointStore) -> None:
@@ -543,6 +614,28 @@ def test_checkpoint_that_is_deleted_while_it_is_loaded_gives_way_to_the_newest(
 
     monkeypatch.setattr(module, "load_shard", delete_first)
     assert plain.load_latest() == b"2"
+
+
+def test_checkpoint_that_is_deleted_in_the_middle_of_a_load_gives_way_to_the_newest(
+    store: s3dlio.CheckpointStore, place: Place, small_pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Azure that was an error: what had been opened was replaced."""
+    monkeypatch.setattr(loading, "_STEP", 50_000)
+    store.save(1, 1, "x", CONTENT)
+    read, calls = loading._read_exactly, []
+
+    def delete_between(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            other = s3dlio.CheckpointStore(place.base)
+            other.save(2, 1, "x", b"2")
+            other.keep_last(1)
+        read(*arguments)
+
+    monkeypatch.setattr(loading, "_read_exactly", delete_between)
+    # Files and memory stay for whoever has opened them.
+    assert store.load_latest() == (b"2" if place.is_remote else CONTENT)
+    assert store.load_latest() == b"2"
 
 
 # The functions.

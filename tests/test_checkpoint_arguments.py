@@ -1,0 +1,61 @@
+"""What can be given to a save: all of its bytes are stored, or it says why not."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+import s3dlio
+
+
+@pytest.fixture
+def store() -> s3dlio.CheckpointStore:
+    return s3dlio.CheckpointStore("memory://arguments")
+
+
+ARRAYS: dict[str, Any] = {
+    "no dimension": np.array(5.0),
+    "bool": np.ones(3, bool),
+    "time": np.array(["2026-01-01", "NaT"], "M8[D]"),
+    "scalar": np.float32(1),
+    "empty": np.ones((0, 3)),
+}
+
+
+@pytest.mark.parametrize("array", ARRAYS)
+def test_arrays(store: s3dlio.CheckpointStore, array: str) -> None:
+    store.save(1, 1, "x", ARRAYS[array])
+    assert store.load_latest() == ARRAYS[array].tobytes()
+
+
+def test_memory_that_is_also_a_file_is_saved_from_its_beginning(store: s3dlio.CheckpointStore) -> None:
+    """Of an mmap only what was behind its position was saved."""
+    with mmap.mmap(-1, 100) as mapped:
+        mapped.write(b"x" * 90)
+        store.save(1, 1, "x", mapped)
+    assert store.load_latest() == b"x" * 90 + bytes(10)
+
+
+@pytest.mark.parametrize("only_read", [False, True])
+def test_file_that_does_not_block_is_refused(store: s3dlio.CheckpointStore, only_read: bool) -> None:
+    """That it has nothing at the moment was taken for its end."""
+    there = store.list_checkpoints()
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with io.FileIO(reading) as file, io.FileIO(writing, "w") as other:
+        other.write(b"not all")
+        data: Any = type("OnlyRead", (), {"read": file.read}) if only_read else file
+        with pytest.raises(s3dlio.InvalidInputError, match="has nothing to read at this moment, and does not block"):
+            store.save(1, 1, "x", data)
+    assert store.list_checkpoints() == there
+
+
+@pytest.mark.parametrize("text", ["", "text"])
+def test_file_of_text_is_refused(store: s3dlio.CheckpointStore, text: str) -> None:
+    with pytest.raises(TypeError, match=r"binary file object .* not StringIO"):
+        store.save(1, 1, "x", io.StringIO(text))  # type: ignore[arg-type]
