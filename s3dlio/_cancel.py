@@ -22,13 +22,13 @@ class Cancellation:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._wakers: list[Callable[[], object]] = []
-        self._is_wanted = False
-        self._has_come_up = False
+        self.is_wanted = False
+        self.has_come_up = False
 
     def cancel(self) -> None:
         """From any thread.  Returns at once."""
         with self._lock:
-            self._is_wanted = True
+            self.is_wanted = True
             wakers = list(self._wakers)
         for wake in wakers:
             wake()
@@ -49,7 +49,7 @@ class Cancellation:
         else."""
         with self._lock:
             self._wakers.append(wake)
-            comes_up = self._is_wanted and not self._has_come_up
+            comes_up = self.is_wanted and not self.has_come_up
         if comes_up:
             wake()
         try:
@@ -60,8 +60,8 @@ class Cancellation:
 
     def check(self) -> None:
         """Raises Cancelled if the work is to be broken off."""
-        if self._is_wanted and not self._has_come_up:
-            self._has_come_up = True
+        if self.is_wanted and not self.has_come_up:
+            self.has_come_up = True
             raise Cancelled
 
 
@@ -69,6 +69,14 @@ def current() -> Cancellation | None:
     """What may break off the work of this thread."""
     found: Cancellation | None = getattr(_threads, "current", None)
     return found
+
+
+def teller() -> Callable[[], bool]:
+    """What tells any thread, at no cost, whether the work of this one is to be broken off; not what clears up then."""
+    cancellation = current()
+    if cancellation is None or cancellation.has_come_up:
+        return lambda: False
+    return lambda: cancellation.is_wanted
 
 
 def check() -> None:

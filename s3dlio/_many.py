@@ -14,7 +14,7 @@ from s3dlio._errors import InvalidInputError
 from s3dlio._ops import get, put, put_arguments
 from s3dlio._options import WriterOptions, whole_number, writer_options
 from s3dlio._stores.registry import store_for
-from s3dlio._tasks import Task, run_many
+from s3dlio._tasks import LOOK, Task, run_many
 from s3dlio._uri import parse_uri
 
 if TYPE_CHECKING:
@@ -188,5 +188,6 @@ def _wait_for(workers: Sequence[_Worker], ended: queue.SimpleQueue[bool]) -> Non
     count = 0
     with cancellation.waking(lambda: ended.put(False)) if cancellation is not None else nullcontext():
         while count < len(workers):
-            count += ended.get()
+            with suppress(queue.Empty):
+                count += ended.get(timeout=LOOK)
             _cancel.check()

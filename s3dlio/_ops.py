@@ -247,7 +247,14 @@ def abort_stale_uploads(uri: str, older_than: timedelta | float) -> list[StaleUp
 
 def begun_before(uri: str, older_than: timedelta | float) -> datetime:
     """The moment before which was begun what is older than that."""
-    age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
-    if age < timedelta(0):
-        raise InvalidInputError(f"older_than must not be negative, and is {older_than}", uri=uri)
-    return datetime.now(UTC) - age
+    if isinstance(older_than, bool) or not isinstance(older_than, (timedelta, int, float)):
+        raise TypeError(f"older_than must be a timedelta or seconds, not {older_than!r}")
+    try:
+        age = older_than if isinstance(older_than, timedelta) else timedelta(seconds=older_than)
+        if age < timedelta(0):
+            raise InvalidInputError(f"older_than must not be negative, and is {older_than}", uri=uri)
+        return datetime.now(UTC) - age
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"older_than is out of range: {older_than}", uri=uri) from None

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from s3dlio import _cancel
@@ -17,6 +18,9 @@ Result = TypeVar("Result")
 
 # Seconds for which a second Ctrl-C is not heard while the first one is obeyed.
 _MAX_PATIENCE = 5.0
+# Seconds after which the main thread looks for a Ctrl-C: Python forgets to wake it for one that comes just when it
+# begins to wait for a lock or a queue.
+LOOK = 0.2
 
 
 class Awaited(Protocol):
@@ -87,15 +91,20 @@ def _drive_many(tasks: Iterable[Task[Any]], limit: int, inbox: _Inbox) -> None:
     under_way: dict[Task[Any], None] = {}
     failure: BaseException | None = None
 
-    def go_on(task: Task[Any]) -> None:
+    def go_on(task: Task[Any], interrupt: BaseException | None = None) -> None:
         nonlocal failure
+        if task not in under_way:  # it was broken off when it could just go on
+            return
         try:
-            awaited = task.send(None)
+            awaited = task.send(None) if interrupt is None else task.throw(interrupt)
         except StopIteration:
             del under_way[task]
         except Exception as error:
             del under_way[task]
             failure = failure or error
+        except BaseException:
+            del under_way[task]
+            raise
         else:
             awaited.on_end(functools.partial(inbox.put, task))
 
@@ -114,9 +123,15 @@ def _drive_many(tasks: Iterable[Task[Any]], limit: int, inbox: _Inbox) -> None:
             if not under_way:
                 break
             go_on(inbox.get())
-    finally:
-        for task in reversed(under_way):  # who waits for his turn first, or he would have it meanwhile
-            task.close()
+    except BaseException:
+        # Each is told before one is waited for.  Who waits for his turn first, or he would have it meanwhile.
+        for task in reversed(list(under_way)):
+            with suppress(_cancel.Cancelled):
+                go_on(task, _cancel.Cancelled())
+        while under_way:
+            with suppress(_cancel.Cancelled):
+                go_on(inbox.get())
+        raise
     if failure is not None:
         raise failure
 
@@ -135,8 +150,11 @@ class _Job:
         self.goes_on.acquire()
 
     def do(self) -> None:
+        if self.is_over:
+            return
         try:
             with self.cancellation.of_this_thread():
+                _cancel.check()
                 self.result = _here(self.work)
         except BaseException as error:
             self.error = error
@@ -156,9 +174,11 @@ def _apart(work: Callable[[_Inbox], Result]) -> Result:
     job = _Job(work)
     try:
         jobs.put(job)
-        job.goes_on.acquire()
+        while not job.goes_on.acquire(timeout=LOOK):
+            pass
     except BaseException:
         job.cancellation.cancel()
+        jobs.put(job)  # again: it may have come before the first time
         _wait_for_end(job)
         raise
     if job.error is not None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 import s3dlio
+from s3dlio import _tasks
 from s3dlio._reader import ObjectReader
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -28,9 +29,9 @@ BLOCK = 64 << 10
 
 
 @contextmanager
-def interrupted(seconds: float) -> Iterator[None]:
-    """Ctrl-C after so many seconds, unless the block has ended before."""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+def interrupted(seconds: float, again: float = 0) -> Iterator[None]:
+    """Ctrl-C after so many seconds, and after so many more, unless the block has ended before."""
+    signal.setitimer(signal.ITIMER_REAL, seconds, again)
     try:
         yield
     finally:
@@ -47,6 +48,36 @@ def _alarm_is_ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     yield
     signal.signal(signal.SIGALRM, before)
+
+
+def test_ctrl_c_just_when_the_wait_for_a_task_begins_is_heard() -> None:
+    # Python took note of the signal before the main thread was in its wait, which nothing ended then.
+    chance = random.Random(1)
+    for _ in range(500):
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt), interrupted(chance.uniform(0.00002, 0.0002), again=2.0):
+            _tasks._apart(lambda inbox: inbox.get())  # nothing ever comes
+        assert time.monotonic() - began < 1.5
+
+
+def test_ctrl_c_before_the_task_is_handed_over_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = _tasks._queue()
+    assert jobs is not None
+
+    class Struck:
+        def put(self, job: _tasks._Job) -> None:
+            monkeypatch.undo()
+            handed.append(job)
+            if len(handed) == 1:
+                raise KeyboardInterrupt
+            jobs.put(job)
+
+    handed: list[_tasks._Job] = []
+    monkeypatch.setattr(_tasks, "_queue", Struck)
+    with pytest.raises(KeyboardInterrupt), interrupted(2.0, again=2.0):
+        _tasks._apart(lambda inbox: handed.clear())
+    assert len(handed) == 2  # and it was not begun
+    assert handed[0].is_over
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -29,6 +29,7 @@ def test_head_is_taken_when_it_is_all_there() -> None:
         (b"HTTP/1.0 200\r\nContent-Length: 0\r\n\r\n", 0, False),
         (OK + b"Connection: x, Close\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", 3, False),
         (OK + b"Transfer-Encoding: chunked\r\n\r\n", None, True),
+        (OK + b"Transfer-Encoding: Chunked\r\n\r\n", None, True),
         (b"HTTP/1.1 204 No Content\r\n\r\n", 0, True),
         (b"HTTP/1.1 100 Continue\r\n\r\n", 0, True),
         (OK + b"X: y\r\n" * 500 + b"Content-Length: 1\r\n\r\n", 1, True),

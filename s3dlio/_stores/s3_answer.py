@@ -62,7 +62,8 @@ def _length(status: int, headers: list[tuple[str, str]]) -> int | None:
     """RFC 9112, section 6.3."""
     if status < 200 or status in (204, 304):
         return 0
-    lengths, codings = _values(headers, "content-length"), _values(headers, "transfer-encoding")
+    lengths = _values(headers, "content-length")
+    codings = {value.lower() for value in _values(headers, "transfer-encoding")}
     if codings:
         if lengths or codings != {"chunked"}:
             raise ConnectionError("the answer makes no sense: it says twice how long it is")

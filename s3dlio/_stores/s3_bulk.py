@@ -22,18 +22,18 @@ from contextlib import suppress
 
 import awscrt.auth
 
+from s3dlio import _cancel
+from s3dlio._errors import ClosedError
 from s3dlio._native import ffi
 from s3dlio._stores.s3_answer import UNTIL_END, Framing, Head, parse_head
 from s3dlio._stores.s3_http import MAX_IDLE, PIECE, Exchange
 
 # As many connections to a host, of all writers and readers.
 _MAX_THREADS = 32
-# Seconds for which a thread waits for more to do.
-_MAX_REST = 2.0
 # For credentials, which may have to be asked for.
 _MAX_SIGNING = 60.0
-# Seconds between two looks at what the kernel has still to send.
-_LOOK = 1.0
+# Milliseconds after which who waits for the server looks whether that is still wanted.
+_LOOK = 100
 
 # Nothing for us has come yet: it was TLS's own.
 _LATER = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -44,17 +44,36 @@ class BulkExchange(Exchange):
 
     _pool: BulkPool
     _connection: BulkConnection | None
+    # Who waits for the thread to be out of the caller's memory, where it is from `_is_sent` on.
+    _waiting: tuple[Callable[[], None], ...] = ()
 
-    def take_away(self) -> None:
-        """Ends it: the caller's memory is used no more on return."""
-        self.is_gone = True
-        connection = self._connection
-        if connection is not None:
-            connection.break_off(self)  # or this would wait for a byte to move
+    def take_away(self, then: Callable[[], None]) -> None:
         with self._lock:
+            self.is_gone = True  # which the thread sees at its next piece, or look
+            self._waiting += (then,)
+            is_used = self._is_sent
+        if not is_used:
+            self._leave_memory()
+
+    def begin(self) -> None:
+        # Whoever has to take it away may need a while to come to that, with all these threads before it.
+        self._is_unwanted = _cancel.teller()
+        super().begin()
+
+    def check(self) -> None:
+        """Raises when it was taken away, or is going to be."""
+        if self.is_gone or self._is_unwanted():
+            raise ClosedError("the request was broken off")
+
+    def _leave_memory(self) -> None:
+        with self._lock:
+            self._is_sent = False
             self._into = None
+            waiting, self._waiting = self._waiting, ()
         if self._body is not None:
             self._body.take_away()
+        for then in waiting:
+            then()
 
     def serve(self) -> None:
         """In a thread of the pool's."""
@@ -62,20 +81,19 @@ class BulkExchange(Exchange):
         is_whole = False
         error: Exception | None = None
         try:
+            self.check()
             connection, self.was_used = self._pool.connection(self)
             self._connection = connection
             head = self._head()
             with self._lock:
                 self._is_sent = not self.is_gone
-            if not self._is_sent:
-                self._give_back(is_whole=True)
-                return
-            is_whole = self._transfer(connection, head)
+            is_whole = self._transfer(connection, head) if self._is_sent else True
         except BaseException as failure:
             error = failure if isinstance(failure, Exception) else RuntimeError(type(failure).__name__)
             # Bare: whoever keeps it would keep the frames, and in them the client.
             error.__context__ = None
             error = error.with_traceback(None)
+        self._leave_memory()
         self._finish(error, is_whole=is_whole and error is None and self._own_error is None)
 
     def _head(self) -> bytes:
@@ -116,14 +134,13 @@ class BulkExchange(Exchange):
     def _receive(self, connection: BulkConnection, framing: Framing) -> None:
         """Takes a piece of the answer's body, as much as has come."""
         size = min(PIECE, framing.room)
-        with self._lock:
-            room = 0
-            if self._into is not None and self._status in self._call.accept:
-                room = min(size, len(self._into) - self._received)
-            if room > 0:
-                count = connection.receive_into(memoryview(ffi.buffer(self._into + self._received, room)))
-                self._received += count
-        if room == 0:
+        room = 0
+        if self._into is not None and self._status in self._call.accept:
+            room = min(size, len(self._into) - self._received)
+        if room > 0:
+            count = connection.receive_into(memoryview(ffi.buffer(self._into + self._received, room)))
+            self._received += count
+        else:
             chunk = connection.receive(size)
             count = len(chunk)
             self._on_body(chunk)
@@ -144,18 +161,7 @@ class BulkConnection:
         self._poll.register(sock)
         self._come = bytearray()
         self.since = 0.0
-        self._lock = threading.Lock()
-        self._owner: BulkExchange | None = None
-
-    def lend(self, owner: BulkExchange | None) -> None:
-        with self._lock:
-            self._owner = owner
-
-    def break_off(self, owner: BulkExchange) -> None:
-        """Ends what the owner waits for; does nothing when it has given the connection back."""
-        with self._lock:
-            if self._owner is owner:
-                self._shut_down()
+        self.owner: BulkExchange | None = None
 
     def send_all(self, data: bytes) -> bool:
         rest = memoryview(data)
@@ -169,6 +175,7 @@ class BulkConnection:
     def send(self, piece: memoryview) -> int:
         """Sends some of it, or nothing when the server has answered already: it may read no more."""
         while True:
+            self._check()
             if self._has_come(0) and self._is_answered():
                 return 0
             try:
@@ -184,7 +191,8 @@ class BulkConnection:
         left = self._unsent()
         while True:
             while (found := parse_head(self._come)) is None:
-                if not self._has_come(int(_LOOK * 1000)):
+                self._check()
+                if not self._has_come(_LOOK):
                     before, left = left, self._unsent()
                     if left < before:
                         moved()
@@ -214,21 +222,11 @@ class BulkConnection:
         return found
 
     def receive_into(self, room: memoryview) -> int:
-        if self._come:
-            found = self.receive(len(room))
-            room[: len(found)] = found
-            return len(found)
-        while True:
-            try:
-                count = self._sock.recv_into(room)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                self._wait(select.POLLIN)
-            except ssl.SSLWantWriteError:
-                self._wait(select.POLLOUT)
-            else:
-                if count == 0:
-                    raise ConnectionResetError("closed in the middle of an answer")
-                return count
+        if not self._come:
+            return self._read_into(room)
+        found = self.receive(len(room))
+        room[: len(found)] = found
+        return len(found)
 
     def has_read_all(self) -> bool:
         return not self._come and (self._tls is None or not self._tls.pending())
@@ -240,7 +238,9 @@ class BulkConnection:
     def close(self) -> None:
         """For the thread that uses it, or when none does: another one would be left with a descriptor that may be
         somebody else's by then."""
-        self._shut_down()
+        with suppress(OSError):
+            # Of the connection itself, of which the child of a fork may have a copy.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         self._sock.close()
 
     def _is_answered(self) -> bool:
@@ -255,8 +255,22 @@ class BulkConnection:
 
     def _read_waiting(self) -> None:
         room = bytearray(65536)
-        count = self.receive_into(memoryview(room))
+        count = self._read_into(memoryview(room))
         self._come += room[:count]
+
+    def _read_into(self, room: memoryview) -> int:
+        while True:
+            self._check()
+            try:
+                count = self._sock.recv_into(room)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait(select.POLLIN)
+            except ssl.SSLWantWriteError:
+                self._wait(select.POLLOUT)
+            else:
+                if count == 0:
+                    raise ConnectionResetError("closed in the middle of an answer")
+                return count
 
     def _read(self) -> None:
         """What has come."""
@@ -265,23 +279,21 @@ class BulkConnection:
             raise ConnectionResetError("closed in the middle of an answer")
         self._come += found
 
-    def _wait(self, events: int, milliseconds: int | None = None) -> bool:
+    def _wait(self, events: int, milliseconds: int = _LOOK) -> bool:
         self._poll.modify(self._sock, events)
         return bool(self._poll.poll(milliseconds))
 
     def _has_come(self, milliseconds: int) -> bool:
         return (self._tls is not None and self._tls.pending() > 0) or self._wait(select.POLLIN, milliseconds)
 
+    def _check(self) -> None:
+        if self.owner is not None:
+            self.owner.check()
+
     def _unsent(self) -> int:
         """Bytes in the kernel's buffer that the server has not acknowledged (tcp(7), SIOCOUTQ)."""
         count: int = struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
         return count
-
-    def _shut_down(self) -> None:
-        with suppress(OSError):
-            # Of the connection itself: TLS's own would change what another thread is in, and the child of a fork may
-            # have a copy of the descriptor.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 class BulkPool:
@@ -339,7 +351,8 @@ class BulkPool:
                     self._nthreads -= 1
                     return None
                 self._nresting += 1
-                is_over = not self._changed.wait(_MAX_REST)
+                # As long as a connection: so the last thread to end closes what is left of them.
+                is_over = not self._changed.wait(MAX_IDLE)
                 self._nresting -= 1
             return self._jobs.popleft()
 
@@ -352,11 +365,11 @@ class BulkPool:
             if found is None:
                 break
             if found.is_open():
-                found.lend(exchange)
+                found.owner = exchange
                 return found, True
             found.close()
         made = BulkConnection(self._connect())
-        made.lend(exchange)
+        made.owner = exchange
         return made, False
 
     def _connect(self) -> socket.socket:
@@ -374,7 +387,7 @@ class BulkPool:
 
     def take_back(self, connection: BulkConnection, is_whole: bool) -> None:
         """The end of a loan: ``is_whole`` if the connection can serve another exchange."""
-        connection.lend(None)
+        connection.owner = None
         connection.since = time.monotonic()
         with self._changed:
             keeps = is_whole and not self._is_closed

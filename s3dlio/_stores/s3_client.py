@@ -22,7 +22,7 @@ import awscrt.s3
 from s3dlio._stores import s3_clock
 from s3dlio._stores.s3_credentials import ask_function, provider_of
 from s3dlio._stores.s3_http import Answer, AnyPool, Call, Exchange, Pool
-from s3dlio._stores.s3_request import Request
+from s3dlio._stores.s3_request import Request, break_off, breaking_off
 from s3dlio._stores.s3_settings import S3Settings
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ class Connection:
         try:
             request.start()
             return await request
-        except BaseException:
-            request.cancel()
+        except BaseException as reason:
+            await breaking_off([request], reason)
             raise
 
     def exchange(self, call: Call, on_done: Callable[[Exchange, Answer | Exception], None]) -> Exchange:
@@ -181,8 +181,7 @@ class Connection:
         with self._lock:
             requests = list(self._requests)
             client, self._client = self._client, None
-        for request in requests:
-            request.cancel()
+        break_off(requests)
         if client is None:
             return None
         client.close()

@@ -11,6 +11,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -52,9 +54,15 @@ def run_left_work() -> None:
             work = _left.popleft()
         except IndexError:  # another thread was quicker
             return
-        try:
-            work()
-        except Exception as error:
+        _attempt(work)
+
+
+def _attempt(work: Callable[[], None]) -> None:
+    """Whatever is wrong with it: all the others depend on the thread."""
+    try:
+        work()
+    except Exception as error:
+        with suppress(Exception):
             logger.warning("left undone: %s", error)
 
 
@@ -99,9 +107,9 @@ class _Clock:
                 watched = list(self._watched)
             run_left_work()
             for work in due:
-                work()
+                _attempt(work)
             for each in watched:
-                each.look(now)
+                _attempt(partial(each.look, now))
             with self._changed:
                 self._watched = {each for each in self._watched if each.is_busy()}
                 if not self._watched and not self._later:

@@ -122,11 +122,9 @@ class _Body:
 
     def send_by(self, send: Callable[[memoryview], int]) -> bool:
         """Piece by piece, for whoever sends by himself.  False when ``send`` sent nothing, and so wants no more."""
+        assert self._data is not None
         while self._position < self.size:
-            with self._lock:
-                if self._data is None:
-                    raise _errors.ClosedError("the request was broken off")
-                count = send(self._data[self._position : self._position + PIECE])
+            count = send(self._data[self._position : self._position + PIECE])
             if count == 0:
                 return False
             self._position += count
@@ -179,7 +177,7 @@ class Exchange:
         self._body = None if call.data is None else _Body(memoryview(call.data), self.moved)
         self._into = call.into
         self._received = 0
-        self._chunks: list[bytes] = []
+        self._content = bytearray()
         self._status = 0
         self._headers: dict[str, str] = {}
         self._connection: Any = None
@@ -189,8 +187,9 @@ class Exchange:
     def begin(self) -> None:
         self._pool.lend(self)
 
-    def take_away(self) -> None:
-        """Ends it: from here on awscrt gets no byte of the caller's memory, and puts none there."""
+    def take_away(self, then: Callable[[], None]) -> None:
+        """Ends it, without waiting.  ``then`` is called, here or from another thread, once no byte of the caller's
+        memory is read or written any more; for awscrt, whatever it still holds, that is now."""
         with self._lock:
             self.is_gone = True
             self._into = None
@@ -200,6 +199,7 @@ class Exchange:
                 self._connection.close()
         if self._body is not None:
             self._body.take_away()
+        then()
 
     def moved(self) -> None:
         self.moved_at = time.monotonic()
@@ -284,7 +284,7 @@ class Exchange:
         if self._into is None or self._status not in self._call.accept:
             if self._received + size > _MAX_ANSWER:
                 raise self._error("an answer that is too long")
-            self._chunks.append(chunk)
+            self._content += chunk
         else:
             if self._received + size > len(self._into):
                 raise self._error("more bytes than were asked for")
@@ -309,7 +309,7 @@ class Exchange:
         elif self._call.method != "HEAD" and self._received != self._announced(self._received):
             self._end(self._error(f"the answer ended after {self._received} of {self._announced(0)} bytes"))
         else:
-            self._end(Answer(self._status, self._headers, b"".join(self._chunks)))
+            self._end(Answer(self._status, self._headers, bytes(self._content)))
 
     def _announced(self, otherwise: int) -> int:
         return int(self._headers.get("content-length", otherwise))

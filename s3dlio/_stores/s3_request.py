@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from s3dlio import _errors
@@ -49,7 +50,7 @@ class Request:
         self._start()
 
     def __await__(self) -> Generator[Awaited, None, Answer]:
-        if not self.has_ended:
+        while not self.has_ended:  # who is broken off may be woken by what he waited for before
             yield self
         return self.result()
 
@@ -72,12 +73,10 @@ class Request:
             raise result
         return result
 
-    def cancel(self) -> None:
-        """Breaks the request off.  Nothing uses its memory any more on return."""
+    def give_up(self) -> None:
+        """Breaks the request off, and does not wait for its end."""
         call = self._call
         self._end(_errors.ClosedError(f"{call.what}: broken off", operation=call.operation, uri=call.uri))
-        while not self.has_ended:  # another thread is ending it at this moment
-            time.sleep(0.0001)
 
     def look(self, now: float) -> None:
         """For the clock: what does not move, or does not end, is given up."""
@@ -137,12 +136,14 @@ class Request:
 
     def _again(self, exchange: Exchange, error: _errors.S3dlioError) -> None:
         """Repeats the call after a while, unless it was repeated often enough."""
+        exchange.take_away(lambda: self._repeat(exchange, error))
+
+    def _repeat(self, exchange: Exchange, error: _errors.S3dlioError) -> None:
         settings = self._connection.settings
         with self._lock:
             if self._result is not None or exchange is not self._exchange:
                 return
             self._exchange = None
-            exchange.take_away()  # before a caller's cancel() can find nothing to take away
         if self._attempts > settings.retries:
             if self._attempts > 1:
                 error.args = (f"{error} (tried {self._attempts} times)",)
@@ -151,8 +152,9 @@ class Request:
         delay = pause(settings, self._attempts)
         if self._attempts == 1 and exchange.was_used and error.status is None:
             delay = 0.0  # the server may have closed it just when it was taken for this
-        logger.debug("%s; again in %.2f s", error, delay)
         s3_clock.after(delay, self._start)
+        with suppress(Exception):  # of the program's log, in a thread that all depend on
+            logger.debug("%s; again in %.2f s", error, delay)
 
     def _end(self, result: Answer | Exception) -> None:
         with self._lock:
@@ -163,7 +165,11 @@ class Request:
             self._result = result
             exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            exchange.take_away()
+            exchange.take_away(lambda: self._ended(result))
+        else:
+            self._ended(result)
+
+    def _ended(self, result: Answer | Exception) -> None:
         self._call.data = self._call.into = self._call.make_room = None
         self._connection.forget(self)
         with self._lock:
@@ -182,3 +188,26 @@ class Request:
 
     def _host(self) -> str:
         return self._connection.place(self._call.bucket, self._call.key)[0]
+
+
+def break_off(requests: Collection[Request]) -> None:
+    """Breaks all off before it waits for one: those that go on would be in the way of the others.  Nothing uses their
+    memory any more on return."""
+    for request in requests:
+        request.give_up()
+    for request in requests:
+        while not request.has_ended:
+            time.sleep(0.001)
+
+
+async def breaking_off(requests: Collection[Request], reason: BaseException) -> None:
+    """The same for a coroutine that meets ``reason``, while others go on; unless nobody waits for it any more."""
+    try:
+        if not isinstance(reason, GeneratorExit):
+            for request in requests:
+                request.give_up()
+            for request in requests:
+                with suppress(Exception):
+                    await request
+    finally:
+        break_off(requests)

@@ -20,7 +20,7 @@ from s3dlio._stores import s3_xml
 from s3dlio._stores.base import ObjectStat, StaleUpload, folder_error
 from s3dlio._stores.s3_client import Connection
 from s3dlio._stores.s3_http import Answer, Call, DeclinedError
-from s3dlio._stores.s3_request import Request
+from s3dlio._stores.s3_request import Request, breaking_off
 from s3dlio._stores.s3_upload import MAX_PART, abort_call, base64_crc, head_call, put_whole, whole_crc
 from s3dlio._uri import Uri
 
@@ -105,9 +105,10 @@ class S3Tasks:
             while under_way:
                 await self._check(version, *under_way[0])
                 del under_way[0]
-        finally:
-            for request, _, _ in reversed(under_way):
-                request.cancel()
+        except BaseException as reason:
+            # Who waits for his turn first, or he would have it meanwhile.
+            await breaking_off([request for request, _, _ in reversed(under_way)], reason)
+            raise
         return wanted
 
     def _range_call(self, version: Version, start: int, data: Any, length: int) -> Call:

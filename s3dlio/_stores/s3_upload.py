@@ -25,7 +25,7 @@ from s3dlio._stores.network import grown_size
 from s3dlio._stores.s3_client import Connection
 from s3dlio._stores.s3_clock import after, leave_work, note_exit, run_left_work
 from s3dlio._stores.s3_http import Answer, Call
-from s3dlio._stores.s3_request import Request
+from s3dlio._stores.s3_request import Request, break_off
 from s3dlio._tasks import Awaited, run
 
 if TYPE_CHECKING:
@@ -219,8 +219,7 @@ class S3Sink:
     def _let_go(self) -> None:
         self._ended = True
         _open_sinks.discard(self)
-        for request in list(self._under_way.values()):
-            request.cancel()
+        break_off(list(self._under_way.values()))
         # They hold on to the stage, and it to them.
         self._first = None
         self.on_failure = lambda error: None

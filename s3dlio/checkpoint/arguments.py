@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-    Data = Buffer | Iterable[Buffer] | BinaryIO
+    # (What arrays of NumPy are to a type checker depends on the version of Python.)
+    Data = Buffer | Iterable[Any] | BinaryIO
 
 # Bytes that are taken from a file object at once.
 _STEP = 4 << 20
@@ -41,22 +42,28 @@ def chunks(data: Data) -> Iterator[Buffer]:
         yield from data
     else:
         what = type(data).__name__
-        raise TypeError(f"a buffer, a binary file object or an iterable of buffers is needed, not {what}")
+        hint = "; an object is written to a shard's stream, as by pickle.dump or torch.save"
+        raise TypeError(f"a buffer, a binary file object or an iterable of buffers is needed, not {what}{hint}")
 
 
 def _chunks_of_file(file: Any) -> Iterator[Buffer]:
     fills = hasattr(file, "readinto")
     room = memoryview(bytearray(_STEP if fills else 0))
+    is_empty = True
     while found := file.readinto(room) if fills else file.read(_STEP):
+        is_empty = False
         yield room[:found] if fills else found
     if found is None:  # io.RawIOBase
         raise InvalidInputError(f"{file!r} has nothing to read at this moment, and does not block")
+    if is_empty and hasattr(file, "seekable") and file.seekable() and file.tell() > 0:
+        raise InvalidInputError(f"{file!r} is at its end, where it was written to: seek(0) goes back to its beginning")
 
 
 def count_of(name: str, value: int) -> int:
     number = whole_number(name, value)
     if not 0 <= number < 1 << 63:
-        raise InvalidInputError(f"{name} must not be negative, and is {value}")
+        what = "be negative" if number < 0 else "have more than 63 bits"
+        raise InvalidInputError(f"{name} must not {what}, and is {value}")
     return number
 
 

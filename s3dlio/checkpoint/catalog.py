@@ -23,8 +23,9 @@ from s3dlio._logging import logger
 from s3dlio._many import for_each
 from s3dlio._options import WriterOptions
 from s3dlio._reader import read_range
+from s3dlio._stores.base import ObjectStat
 from s3dlio._stores.registry import store_for
-from s3dlio._uri import Uri
+from s3dlio._uri import Uri, parse_uri
 from s3dlio.checkpoint import latest
 from s3dlio.checkpoint.layout import (
     MANIFESTS,
@@ -113,6 +114,25 @@ class Catalog:
                         return shard
         return None
 
+    def has_shards(self, name: Name) -> bool:
+        """Whether all its shards are there, in their sizes."""
+        try:
+            for_each(parse_shards(self.read(name)), self.check_stored, AT_ONCE)
+        except (NotFoundError, CorruptDataError):
+            return False
+        return True
+
+    def check_stored(self, shard: Shard) -> ObjectStat:
+        uri = self.base.below(shard.key)
+        try:
+            found = store_for(uri).stat(uri)
+        except NotFoundError:
+            raise CorruptDataError(f"{uri}: the shard of rank {shard.rank} is not there", uri=str(uri)) from None
+        if found["size"] != shard.size:
+            text = f"{uri}: the shard of rank {shard.rank} has {found['size']} bytes instead of {shard.size}"
+            raise CorruptDataError(text, uri=str(uri))
+        return found
+
     def no_such_step(self, step: int) -> NotFoundError:
         return NotFoundError(f"load {self.base}: there is no checkpoint of step {step}", uri=str(self.base))
 
@@ -132,13 +152,12 @@ class Catalog:
                 if isinstance(error, NotFoundError):
                     error = _damaged(f"load {error.uri}: this shard of {name} is missing", error)
                 if not fall_back or not latest.is_damage(error):
-                    raise error
-                text = f"{error}; going back to the one before"
-                logger.warning("%s", text)
-                warnings.warn(text, RuntimeWarning, stacklevel=4)
+                    raise error from damage
+                warnings.warn(f"{error}; going back to the one before", RuntimeWarning, stacklevel=4)
                 # Without its traceback, in whose frames lies what was loaded.
                 damage = damage or copy_of(error)
             else:
+                logger.debug("loaded %s", self.base.below(name.manifest_key))
                 return found
         if damage is not None:
             raise damage
@@ -219,6 +238,7 @@ class Catalog:
             folders |= self._folders_of(name)
             uri = self.base.below(name.manifest_key)
             store_for(uri).delete(uri, recursive=False)
+            logger.debug("deleted %s", uri)
         if self._options.durability == "full":
             store_for(self.base).sync(self.base.below(MANIFESTS))
         left = set(self.names())
@@ -252,7 +272,7 @@ class Catalog:
     def clean_up(self, older_than: timedelta | float) -> list[str]:
         """See `CheckpointStore.clean_up`."""
         before = _ops.begun_before(str(self.base), older_than)
-        folders = {key: name for key, name in self._shard_folders() if name.moment <= before.timestamp() * 1e9}
+        folders = dict.fromkeys(key for key, name in self._shard_folders() if name.moment <= before.timestamp() * 1e9)
         # After the folders: what was given a manifest in between is seen to have one.
         for name in self.names():
             if not folders:
@@ -266,8 +286,10 @@ class Catalog:
         for key in folders:
             logger.info("clean_up %s: no manifest names it", self.base.below(key))
         for_each(sorted(folders), self._remove_folder, AT_ONCE)
+        start = len(self.base.folder)
         with suppress(UnsupportedError):  # only some stores have such
-            _ops.abort_stale_uploads(str(self.base.below(SHARDS)), older_than)
+            for upload in _ops.abort_stale_uploads(str(self.base.below(SHARDS)), older_than):
+                folders[parse_uri(upload.uri).key[start:].rpartition("/")[0] + "/"] = None
         return sorted(folders)
 
     def _shard_folders(self) -> Iterator[tuple[str, Name]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from s3dlio import _cancel
 from s3dlio._checksum import checksum_text, crc32c
 from s3dlio._errors import CorruptDataError, InvalidInputError
+from s3dlio._many import for_each
 from s3dlio._native import ffi, new_bytes, pointer
 from s3dlio._reader import ObjectReader, ZstdReader
 from s3dlio._stores.registry import store_for
@@ -27,6 +29,9 @@ Progress = Callable[[int], object]
 
 # Bytes that are read, decompressed or compared in one step.
 _STEP = 4 << 20
+
+# Pieces that are read at once.
+_THREADS = 4
 
 
 def load_shard(base: Uri, shard: Shard, into: Buffer | None = None, progress: Progress | None = None) -> bytes | int:
@@ -69,8 +74,7 @@ def _fill(base: Uri, shard: Shard, data: Any, report: Progress) -> None:
     if shard.is_compressed:
         _decompress(base, shard, data, report)
     else:
-        with _opened(base, shard) as source:
-            _read(source, base.below(shard.key), shard, data, report)
+        _read(base, shard, data, report)
 
 
 @contextmanager
@@ -97,31 +101,40 @@ def _new_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "s3dlio-checkpoint")
 
 
-def _read(source: Source, uri: Uri, shard: Shard, data: Any, report: Progress) -> None:
-    """Piece by piece; while one is read, the checksum of the one before it is computed in another thread."""
-    with _new_thread() as pool:
-        before: tuple[int, int, Future[int]] | None = None
-        for begin, end, expected in shard.spans():
+def _read(base: Uri, shard: Shard, data: Any, report: Progress) -> None:
+    """Several pieces at once, each read and compared in one thread.  Memory that is new costs as much as a fast disk:
+    so no thread waits for another one's."""
+    uri = base.below(shard.key)
+    done = 0
+    turn = threading.Lock()
+    with ExitStack() as opened:
+        # A source serves one thread at a time.
+        sources = [opened.enter_context(_opened(base, shard))]
+
+        def read_piece(span: tuple[int, int, int]) -> None:
+            nonlocal done
+            begin, end, expected = span
+            try:
+                source = sources.pop()
+            except IndexError:
+                source = opened.enter_context(_opened(base, shard))
             part = data[begin:end]
             _read_exactly(source, uri, shard, begin, part)
-            if before is not None:
-                _check_piece(uri, shard, *before)
-            before = begin, expected, pool.submit(crc32c, ffi.buffer(part))
-            report(end)
-        if before is not None:
-            _check_piece(uri, shard, *before)
+            sources.append(source)
+            found = crc32c(ffi.buffer(part))
+            if found != expected:
+                _raise_mismatch(uri, shard, begin, found, expected)
+            with turn:
+                done += end - begin
+                report(done)
+
+        for_each(list(shard.spans()), read_piece, _THREADS)
 
 
 def _read_exactly(source: Source, uri: Uri, shard: Shard, begin: int, part: Any) -> None:
     count = source.readinto(begin, part) if len(part) else 0
     if count < len(part):
         raise _damage(uri, shard, begin + count, "it ends there")
-
-
-def _check_piece(uri: Uri, shard: Shard, begin: int, expected: int, computed: Future[int]) -> None:
-    found = computed.result()
-    if found != expected:
-        _raise_mismatch(uri, shard, begin, found, expected)
 
 
 def _raise_mismatch(uri: Uri, shard: Shard, begin: int, found: int, expected: int) -> None:

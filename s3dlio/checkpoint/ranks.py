@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
 from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError
 from s3dlio._many import for_each
 from s3dlio._options import whole_number
-from s3dlio._stores.registry import store_for
 from s3dlio.checkpoint.arguments import check_json, check_text, chunks, count_of
 from s3dlio.checkpoint.catalog import AT_ONCE, Catalog
 from s3dlio.checkpoint.layout import Shard, new_manifest, parse_shards
@@ -16,8 +16,6 @@ from s3dlio.checkpoint.loading import Progress, load_range, load_shard
 from s3dlio.checkpoint.shards import ShardStream
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from s3dlio.checkpoint.arguments import Data
 
 
@@ -68,15 +66,10 @@ class CheckpointWriter:
         return self._catalog.add(manifest)
 
     def _check_stored(self, shard: Shard) -> None:
-        uri = self._catalog.base.below(shard.key)
-        try:
-            found = store_for(uri).stat(uri)
-        except NotFoundError:
-            text = f"finalize {uri}: the shard of rank {shard.rank} is not there"
-            raise CorruptDataError(text, operation="finalize", uri=str(uri)) from None
-        if found["size"] != shard.size or (shard.etag and found["etag"] != shard.etag):
-            text = f"finalize {uri}: the shard of rank {shard.rank} is not the one of its record"
-            raise CorruptDataError(text, operation="finalize", uri=str(uri))
+        found = self._catalog.check_stored(shard)
+        if shard.etag and found["etag"] != shard.etag:
+            uri = self._catalog.base.below(shard.key)
+            raise CorruptDataError(f"{uri}: the shard of rank {shard.rank} is not the one of its record", uri=str(uri))
 
 
 class CheckpointReader:
@@ -90,7 +83,7 @@ class CheckpointReader:
         return self._catalog.load_newest(lambda manifest: manifest, None, fall_back=False)
 
     def load_manifest(self, step: int) -> dict[str, Any]:
-        """The same for a step.  Raises NotFoundError if there is none."""
+        """Returns the manifest of the newest complete checkpoint of a step.  Raises NotFoundError if there is none."""
         found = self._catalog.load_newest(lambda manifest: manifest, count_of("step", step), fall_back=False)
         if found is None:
             raise self._catalog.no_such_step(step)
@@ -103,7 +96,7 @@ class CheckpointReader:
 
     @overload
     def read_shard_by_rank(
-        self, manifest: Mapping[str, Any], rank: int, *, into: Buffer, progress: Progress | None = None
+        self, manifest: Mapping[str, Any], rank: int, *, into: Any, progress: Progress | None = None
     ) -> int: ...
 
     def read_shard_by_rank(
@@ -111,11 +104,12 @@ class CheckpointReader:
         manifest: Mapping[str, Any],
         rank: int,
         *,
-        into: Buffer | None = None,
+        into: Any | None = None,
         progress: Progress | None = None,
     ) -> bytes | int:
         """Returns a shard's bytes, or fills memory with them and returns their count, see `CheckpointStore.load`."""
-        return load_shard(self._catalog.base, _shard_of(manifest, rank), into, progress)
+        with self._of_manifest(rank):
+            return load_shard(self._catalog.base, _shard_of(manifest, rank), into, progress)
 
     def read_shard_range(
         self, manifest: Mapping[str, Any], rank: int, offset: int, length: int, *, verify: bool = True
@@ -126,10 +120,21 @@ class CheckpointReader:
         compressed shard is decompressed from its beginning.
         """
         offset, length = count_of("offset", offset), count_of("length", length)
-        return load_range(self._catalog.base, _shard_of(manifest, rank), offset, length, verify)
+        with self._of_manifest(rank):
+            return load_range(self._catalog.base, _shard_of(manifest, rank), offset, length, verify)
+
+    @contextmanager
+    def _of_manifest(self, rank: int) -> Iterator[None]:
+        try:
+            yield
+        except NotFoundError as error:
+            text = f"load {error.uri}: the shard of rank {rank} is not there: it is lost, or its checkpoint was deleted"
+            raise CorruptDataError(text, operation="load", uri=error.uri) from None
 
 
 def _shard_of(manifest: Mapping[str, Any], rank: int) -> Shard:
+    if not isinstance(manifest, Mapping):
+        raise TypeError(f"a manifest is needed, as of load_manifest(), not {type(manifest).__name__}")
     rank = count_of("rank", rank)
     shards = parse_shards(manifest)
     if rank >= len(shards):

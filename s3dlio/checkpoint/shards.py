@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import pairwise
 from types import TracebackType
@@ -52,7 +52,7 @@ class ShardStream:
 
     @property
     def key(self) -> str:
-        """The same below the store."""
+        """Where the shard will stand, below the store's URI."""
         return parse_uri(self.uri).key.removeprefix(self._base.folder)
 
     def write_chunk(self, chunk: Buffer) -> int:
@@ -92,6 +92,36 @@ class ShardStream:
         for (begin, before), (end, crc) in pairwise([(0, 0), *self._ends]):
             # The checksum of all is that of what was before, shifted, with that of the piece.
             yield Piece(end, crc ^ crc32c_combine(before, 0, end - begin))
+
+    def writelines(self, lines: Iterable[Buffer]) -> None:
+        """Writes one after the other."""
+        for line in lines:
+            self.write_chunk(line)
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises UnsupportedError: what is written cannot be read yet."""
+        return self._writer.read(size)
+
+    def tell(self) -> int:
+        """The count of bytes that came in so far."""
+        return self._writer.tell()
+
+    def readable(self) -> bool:
+        """False."""
+        return False
+
+    def seekable(self) -> bool:
+        """False: it only goes on."""
+        return False
+
+    def writable(self) -> bool:
+        """Whether it takes more bytes."""
+        return self._writer.writable()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more bytes."""
+        return self._writer.closed
 
     def bytes_written(self) -> int:
         """Bytes that came in so far, before compression."""

@@ -83,9 +83,14 @@ class CheckpointStore:
             raise TypeError(f"options must be WriterOptions, not {type(options).__name__}")
         chosen = options or WriterOptions()
         if multipart_threshold is not None:
-            chosen = replace(chosen, buffer_size=whole_number("multipart_threshold", multipart_threshold))
+            size = whole_number("multipart_threshold", multipart_threshold)
+            if size < 1:
+                raise InvalidInputError(f"multipart_threshold must be at least 1, not {size}")
+            chosen = replace(chosen, buffer_size=size)
         if compression_level is not None:
             level = whole_number("compression_level", compression_level)
+            if not 1 <= level <= 22:
+                raise InvalidInputError(f"compression_level must be 1 to 22, not {level}")
             chosen = replace(chosen, compression="zstd", level=level)
         self._catalog = Catalog(parse_uri(uri), replace(chosen, verify=chosen.verify or "checksum"))
 
@@ -145,17 +150,19 @@ class CheckpointStore:
     ) -> bytes | None: ...
 
     @overload
-    def load_latest(self, fall_back: bool = False, *, into: Buffer, progress: Progress | None = None) -> int | None: ...
+    def load_latest(self, fall_back: bool = False, *, into: Any, progress: Progress | None = None) -> int | None: ...
 
     def load_latest(
-        self, fall_back: bool = False, *, into: Buffer | None = None, progress: Progress | None = None
+        self, fall_back: bool = False, *, into: Any | None = None, progress: Progress | None = None
     ) -> bytes | int | None:
         """Returns the newest checkpoint's bytes, or None if there is none.
 
         With ``into`` its memory is filled from the beginning, and the count of bytes is returned.  ``progress`` is told
-        the count of bytes read so far.  A damaged checkpoint raises CorruptDataError, a RuntimeError, that names shard
-        and offset; with ``fall_back`` a warning says so, and the newest one that is whole is loaded.  One of several
-        shards raises UnsupportedError: `reader` reads those.
+        the count of bytes read so far, in any thread, one call at a time.
+
+        A damaged checkpoint raises CorruptDataError, a RuntimeError, that names shard and offset; with ``fall_back`` a
+        warning says so, and the newest one that is whole is loaded.  One of several shards raises UnsupportedError:
+        `reader` reads those.
         """
         return self._catalog.load_newest(lambda manifest: self._load_single(manifest, into, progress), None, fall_back)
 
@@ -163,10 +170,11 @@ class CheckpointStore:
     def load(self, step: int, *, into: None = None, progress: Progress | None = None) -> bytes: ...
 
     @overload
-    def load(self, step: int, *, into: Buffer, progress: Progress | None = None) -> int: ...
+    def load(self, step: int, *, into: Any, progress: Progress | None = None) -> int: ...
 
-    def load(self, step: int, *, into: Buffer | None = None, progress: Progress | None = None) -> bytes | int:
-        """The same for the newest checkpoint of a step.  Raises NotFoundError if there is none."""
+    def load(self, step: int, *, into: Any | None = None, progress: Progress | None = None) -> bytes | int:
+        """Returns the bytes of the newest checkpoint of a step, or fills ``into`` and returns their count, as
+        `load_latest` does.  Raises NotFoundError if there is none."""
         step = count_of("step", step)
         found = self._catalog.load_newest(
             lambda manifest: self._load_single(manifest, into, progress), step, fall_back=False
@@ -216,17 +224,22 @@ class CheckpointStore:
 
     def keep_last(self, n: int) -> list[CheckpointInfo]:
         """Deletes all that is older than the newest ``n`` complete checkpoints, at least 1, and returns what it was.
-        Damaged ones among the newest do not count, and stay."""
+
+        One whose manifest is damaged, or of which a shard is missing or has another size, does not count, and stays.
+        The bytes are not read.
+        """
         n = whole_number("n", n)
         if n < 1:
             raise InvalidInputError(f"keep_last must keep at least 1 checkpoint, not {n}")
         infos = self.list_checkpoints()
-        complete = [info for info in infos if info.is_complete()]
-        if len(complete) <= n:
-            return []
-        doomed = infos[: infos.index(complete[-n])]
-        self._catalog.remove([_name_of(info) for info in doomed])
-        return doomed
+        kept = 0
+        for index in reversed(range(len(infos))):
+            kept += infos[index].is_complete() and self._catalog.has_shards(_name_of(infos[index]))
+            if kept == n:
+                doomed = infos[:index]
+                self._catalog.remove([_name_of(info) for info in doomed])
+                return doomed
+        return []
 
     def clean_up(self, older_than: timedelta | float) -> list[str]:
         """Deletes shards that no manifest names, and uploads that nobody has ended, begun longer ago than

@@ -88,6 +88,8 @@ def test_load_into_a_buffer_that_is_too_small_says_both_sizes(store: s3dlio.Chec
     store.save(1, 1, "x", CONTENT)
     with pytest.raises(s3dlio.InvalidInputError, match="it has 300001 bytes, and there is room for 300000"):
         store.load_latest(into=bytearray(300_000))
+    with pytest.raises(s3dlio.InvalidInputError, match="memory that can be written to is needed"):
+        store.load_latest(into=CONTENT)
 
 
 def test_ranges_of_a_shard(store: s3dlio.CheckpointStore, small_pieces: int) -> None:
@@ -147,6 +149,12 @@ def test_arguments_by_keyword_and_their_other_names(plain: s3dlio.CheckpointStor
         plain.save(1, 2, "torch")
 
 
+def at_its_end() -> io.BytesIO:
+    file = io.BytesIO()
+    file.write(CONTENT)
+    return file
+
+
 @pytest.mark.parametrize(
     ("wrong", "text"),
     [
@@ -156,7 +164,9 @@ def test_arguments_by_keyword_and_their_other_names(plain: s3dlio.CheckpointStor
         ({"metadata": {"a": object()}}, "cannot be stored as JSON"),
         ({"metadata": [1]}, "metadata must be a dict"),
         ({"data": "text"}, "not str"),
-        ({"data": {"a": 1}}, "not dict"),
+        ({"data": {"a": 1}}, "not dict; an object is written to a shard's stream"),
+        ({"data": at_its_end()}, "is at its end, where it was written to"),
+        ({"step": 1 << 63}, "step must not have more than 63 bits"),
         ({"data": 5}, "not int"),
         ({"data": [b"a", "b"]}, "bytes-like object is needed"),
         ({"data": np.zeros((4, 4))[:, 1]}, "C-contiguous"),
@@ -288,6 +298,20 @@ def test_keep_last_counts_only_those_that_can_be_loaded(plain: s3dlio.Checkpoint
     ]
 
 
+@pytest.mark.parametrize("change", ["missing", "cut"])
+def test_keep_last_keeps_what_can_be_loaded(plain: s3dlio.CheckpointStore, change: str) -> None:
+    for step in range(3):
+        plain.save(step, 1, "x", bytes([step]))
+    (shard,) = plain.reader().load_manifest(2)["shards"]
+    if change == "missing":
+        s3dlio.delete(f"{plain.uri}/{shard['key']}")
+    else:
+        s3dlio.put(f"{plain.uri}/{shard['key']}", b"")
+    assert [info.step for info in plain.keep_last(1)] == [0]
+    with pytest.warns(RuntimeWarning, match="going back"):
+        assert plain.load_latest(fall_back=True) == b"\1"
+
+
 # Several ranks.
 
 
@@ -373,6 +397,9 @@ def test_ranks_that_do_not_fit_are_refused_by_name(plain: s3dlio.CheckpointStore
     with pytest.raises(s3dlio.CorruptDataError, match="the shard of rank 1 is not there"):
         writer.finalize_distributed_checkpoint(5, 1, "x", records)
     s3dlio.put(f"{plain.uri}/{records[1]['key']}", b"22")
+    with pytest.raises(s3dlio.CorruptDataError, match="the shard of rank 1 has 2 bytes instead of 1"):
+        writer.finalize_distributed_checkpoint(5, 1, "x", records)
+    s3dlio.put(f"{plain.uri}/{records[1]['key']}", b"2")
     with pytest.raises(s3dlio.CorruptDataError, match="the shard of rank 1 is not the one of its record"):
         writer.finalize_distributed_checkpoint(5, 1, "x", records)
 
@@ -582,8 +609,11 @@ def test_clean_up_removes_what_no_manifest_names(store: s3dlio.CheckpointStore, 
     assert store.clean_up(older_than=0) == sorted(key.rpartition("/")[0] + "/" for key in left)
     assert s3dlio.list(place.base) == there
     assert store.load_latest() == b"1"
-    with pytest.raises(s3dlio.InvalidInputError):
-        store.clean_up(-1)
+    for wrong in (-1, float("inf"), float("nan"), 1e300):
+        with pytest.raises(s3dlio.InvalidInputError, match="older_than"):
+            store.clean_up(wrong)
+    with pytest.raises(TypeError, match="older_than must be a timedelta or seconds, not '1'"):
+        store.clean_up("1")  # type: ignore[arg-type]
 
 
 def test_clean_up_does_nothing_while_a_manifest_cannot_be_read(plain: s3dlio.CheckpointStore) -> None:

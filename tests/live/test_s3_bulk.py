@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import servers
+from live_process import interrupt
+from proxy import wait_until
 
 import s3dlio
+from s3dlio import aio
+from s3dlio._stores import s3_bulk
 
 SIZE = 12 << 20
 REFUSAL = b"<Error><Code>AccessDenied</Code><Message>not here</Message></Error>"
@@ -145,6 +152,25 @@ def test_connection_is_used_again_and_one_that_was_closed_is_not(tell: Callable[
     assert teller.requests == 10  # none was repeated
 
 
+def test_connection_that_is_not_used_is_closed_after_a_while(
+    tell: Callable[..., Teller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It stayed open until the next request, which may never come.
+    monkeypatch.setattr(s3_bulk, "MAX_IDLE", 2.5)
+    ended: list[float] = []
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        swallow(connection, int(head["content-length"]))
+        connection.sendall(STORED)
+        assert connection.recv(1) == b""
+        ended.append(time.monotonic())
+        return False
+
+    tell(serve)
+    s3dlio.put("s3://abc/d", bytes(2 << 20))
+    assert wait_until(lambda: bool(ended), 6)
+
+
 def test_more_requests_than_threads_take_their_turn(tell: Callable[..., Teller]) -> None:
     under_way, most, lock = 0, 0, threading.Lock()
 
@@ -208,6 +234,28 @@ def test_answer_that_leads_elsewhere_needs_no_body_to_be_sent(tell: Callable[...
     with pytest.raises(s3dlio.StorageError, match=r"PermanentRedirect.*eu-west-9"):
         s3dlio.put("s3://abc/d", bytes(SIZE))
     assert teller.requests == 1
+
+
+def test_answer_in_chunks_comes_byte_by_byte(tell: Callable[..., Teller]) -> None:
+    # Half a line of the framing was taken for what comes next, again and again, without a look at the socket.
+    told = b"HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n"
+    told += b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (REFUSAL[:20], REFUSAL[20:]))
+    told += b"0\r\nX: y\r\n\r\n"
+    connections: set[int] = set()
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        connections.add(id(connection))
+        swallow(connection, int(head["content-length"]))
+        for byte in told:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.001)
+        return True
+
+    tell(serve)
+    for _ in range(2):
+        with pytest.raises(s3dlio.PermissionDeniedError, match="AccessDenied: not here"):
+            s3dlio.put("s3://abc/d", bytes(1 << 20))
+    assert len(connections) == 1
 
 
 def test_success_before_the_body_was_sent_is_none(tell: Callable[..., Teller]) -> None:
@@ -280,6 +328,87 @@ def test_slow_bytes_are_no_stall(tell: Callable[..., Teller]) -> None:
     with s3dlio.open_reader("s3://abc/d", buffer_size=1) as reader:
         assert reader.read(size) == bytes(size)
     assert teller.requests == 2
+
+
+def serve_object(connection: socket.socket, method: str, head: Head) -> bool:
+    """One of SIZE bytes, in ranges, and where one can be put."""
+    if method == "PUT":
+        swallow(connection, int(head["content-length"]))
+        connection.sendall(STORED)
+        return True
+    if "range" not in head:
+        # Of a GET, nobody wants the rest.
+        connection.sendall(f'HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\nETag: "e"\r\n\r\nx'.encode())
+        return True
+    first, last = map(int, head["range"].removeprefix("bytes=").split("-"))
+    told = f'Content-Length: {last - first + 1}\r\nContent-Range: bytes {first}-{last}/{SIZE}\r\nETag: "e"\r\n'
+    connection.sendall(f"HTTP/1.1 206 Partial Content\r\n{told}\r\n".encode() + bytes(last - first + 1))
+    return True
+
+
+def test_many_that_are_broken_off_do_not_wait_for_one_after_the_other(
+    tell: Callable[..., Teller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a busy machine each of 32 threads needs a while to be out of its call: to break them off in turn took 4 s.
+    receive_into, send = s3_bulk.BulkConnection.receive_into, s3_bulk.BulkConnection.send
+    calls = 0
+
+    def slowly(call: Callable[..., int]) -> Callable[..., int]:
+        def slow(connection: s3_bulk.BulkConnection, piece: memoryview) -> int:
+            nonlocal calls
+            calls += 1
+            time.sleep(0.3 if len(piece) > 60_000 else 0)
+            return call(connection, piece)
+
+        return slow
+
+    def cancel(begin: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        async def main() -> None:
+            task = asyncio.ensure_future(begin())
+            await asyncio.sleep(1)
+            task.cancel()
+            began = time.monotonic()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert time.monotonic() - began < 1
+
+        asyncio.run(main())
+
+    monkeypatch.setattr(s3_bulk.BulkConnection, "receive_into", slowly(receive_into))
+    monkeypatch.setattr(s3_bulk.BulkConnection, "send", slowly(send))
+    tell(serve_object)
+    uris, data = [f"s3://abc/{number}" for number in range(64)], bytes(SIZE)
+    interrupt(lambda: s3dlio.get_many(uris), lambda: calls > 100, 1)
+    cancel(lambda: aio.get_many(uris))
+    calls = 0
+    interrupt(lambda: s3dlio.put_many((uri, data) for uri in uris), lambda: calls > 100, 1)
+    cancel(lambda: aio.put_many((uri, data) for uri in uris))
+
+
+def test_log_that_fails_stops_no_deadline(tell: Callable[..., Teller]) -> None:
+    # The thread that looks after all requests ended with it, and then they waited for ever.
+    class Full(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError("no room in the log")
+
+    def serve(connection: socket.socket, method: str, head: Head) -> bool:
+        teller.over.wait(10)
+        return False
+
+    teller = tell(serve)
+    s3dlio.configure_s3(stall_timeout=0.3, retries=1)
+    logger, handler = logging.getLogger("s3dlio"), Full()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        for work in (lambda: s3dlio.get("s3://abc/d"), lambda: s3dlio.put("s3://abc/d", bytes(2 << 20))):
+            with pytest.raises(s3dlio.TimedOutError, match="tried 2 times"):
+                work()
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        teller.over.set()
 
 
 def test_threads_outlive_what_goes_wrong_in_them(tell: Callable[..., Teller]) -> None:
