@@ -14,8 +14,7 @@ import victims
 from checkpoint_work import content, step_of
 
 import s3dlio
-from s3dlio.checkpoint import CheckpointStore, latest
-from s3dlio.checkpoint.catalog import Catalog
+from s3dlio.checkpoint import CheckpointStore, catalog, latest
 
 
 def save_all(shared: victims.Shared, job: dict[str, Any]) -> None:
@@ -39,17 +38,17 @@ def save_all(shared: victims.Shared, job: dict[str, Any]) -> None:
 
 
 def tell_phases(shared: victims.Shared) -> None:
-    add, advance = Catalog.add, latest.advance
+    seal, advance = catalog.seal, latest.advance
 
-    def told_add(*arguments: Any) -> str:
+    def told_seal(*arguments: Any) -> bytes:
         shared.phase = "manifest"
-        return add(*arguments)
+        return seal(*arguments)
 
     def told_advance(*arguments: Any) -> None:
         shared.phase = "pointer"
         advance(*arguments)
 
-    Catalog.add, latest.advance = told_add, told_advance  # type: ignore[method-assign]
+    catalog.seal, latest.advance = told_seal, told_advance
 
 
 def delete_some(shared: victims.Shared, store: CheckpointStore, choose: random.Random) -> None:

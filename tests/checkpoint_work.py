@@ -56,10 +56,11 @@ def save(store: CheckpointStore, version: int, data: bytes) -> str:
 
 
 def save_manifest_first(store: CheckpointStore, version: int, data: bytes) -> str:
-    step, name = step_of(version), new_name(step_of(version))
+    step = step_of(version)
     checksum = checksum_text(s3dlio.crc32c(data))
-    shard = Shard(0, name.shard_key(0), len(data), checksum, len(data), checksum, (), "")
-    key = store._catalog.add(new_manifest(step, version, "test", [shard.record()], 1, None), name)
+    shard = Shard(0, new_name(step).shard_key(0), len(data), checksum, len(data), checksum, (), "")
+    key = store._catalog.add(new_manifest(step, version, "test", [shard.record()], 1, None))
+    time.sleep(0.01)
     s3dlio.put(f"{store.uri}/{shard.key}", data)
     return key
 
@@ -67,7 +68,7 @@ def save_manifest_first(store: CheckpointStore, version: int, data: bytes) -> st
 def trust_a_slow_clock() -> None:
     """A checkpoint has the name of its own moment, also where there are later ones."""
     now, plain_name = time.time_ns, catalog.new_name
-    time.time_ns = lambda: now() - 1_000_000_000
+    time.time_ns = lambda: now() - 1000 * 1_000_000_000
     catalog.new_name = lambda step, after=0: plain_name(step)
 
 
@@ -83,7 +84,7 @@ def write_pointer_in_place() -> None:
 
 def move_pointer_on_no_condition() -> None:
     def put_if(self: FileStore, uri: Uri, data: bytes, etag: str | None, options: WriterOptions) -> bool:
-        time.sleep(0.002)
+        time.sleep(0.02)
         self.put(uri, data, options)
         return True
 
