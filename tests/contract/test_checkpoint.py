@@ -404,6 +404,19 @@ def test_ranks_that_do_not_fit_are_refused_by_name(plain: s3dlio.CheckpointStore
         writer.finalize_distributed_checkpoint(5, 1, "x", records)
 
 
+def test_shard_with_another_tag_is_another_one_where_tags_are_the_stores(
+    plain: s3dlio.CheckpointStore, place: Place
+) -> None:
+    """Where each mount has its own inode numbers, as sshfs, no other host than the writer's could finalize."""
+    record = plain.writer(1, 0).save_distributed_shard(5, 1, "x", b"1") | {"etag": "11-18ebf848cc15f00a-1"}
+    if place.base.startswith(("file", "direct")):
+        plain.writer(1, 0).finalize_distributed_checkpoint(5, 1, "x", [record])
+        assert plain.load_latest() == b"1"
+    else:
+        with pytest.raises(s3dlio.CorruptDataError, match="the shard of rank 0 is not the one of its record"):
+            plain.writer(1, 0).finalize_distributed_checkpoint(5, 1, "x", [record])
+
+
 def test_compressed_shard_has_pieces_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "PIECE", 4 << 20)
     data = random.Random(2).randbytes(30 << 20)
