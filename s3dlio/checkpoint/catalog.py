@@ -52,8 +52,8 @@ AT_ONCE = 16
 # A manifest has 300 bytes for each shard and 30 for each of their pieces.
 _MAX_MANIFEST = 1 << 30
 
-# How often a load begins again, since what it found is deleted meanwhile.
-_MAX_RELOADS = 100
+# How often a load or a list begins again, since what it found is deleted meanwhile.
+MAX_RELOADS = 100
 
 
 class Catalog:
@@ -97,7 +97,7 @@ class Catalog:
     def load_newest(self, load: Callable[[dict[str, Any]], Result], step: int | None, fall_back: bool) -> Result | None:
         """What ``load`` makes of the newest complete manifest.  Begins again when it is deleted meanwhile: there may be
         newer ones by then."""
-        for _ in range(_MAX_RELOADS):
+        for _ in range(MAX_RELOADS):
             try:
                 return self._load_newest_of(self._newest_first(step), load, fall_back)
             except _VanishedError:
@@ -261,12 +261,12 @@ class Catalog:
 
     def _remove_folder(self, key: str) -> None:
         uri = self.base.below(key)
-        for attempt in range(_MAX_RELOADS):
+        for attempt in range(MAX_RELOADS):
             try:
                 store_for(uri).delete(uri, recursive=True)
                 return
             except NotFoundError:  # somebody else deletes it as well
-                if attempt == _MAX_RELOADS - 1:
+                if attempt == MAX_RELOADS - 1:
                     raise
 
     def clean_up(self, older_than: timedelta | float) -> list[str]:

@@ -224,6 +224,24 @@ def test_list_tells_what_is_there(store: s3dlio.CheckpointStore) -> None:
     assert sorted(info.total_size for info in (first, second)) == sorted(s3dlio.stat(uri)["size"] for uri in stored)
 
 
+def test_list_that_meets_a_deletion_shows_what_is_there_instead(
+    plain: s3dlio.CheckpointStore, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was empty when all that it had found was deleted before it was read."""
+    plain.save(1, 1, "x", b"1")
+    read = catalog.Catalog.read
+
+    def delete_first(self: catalog.Catalog, name: layout.Name) -> dict[str, Any]:
+        monkeypatch.setattr(catalog.Catalog, "read", read)
+        other = s3dlio.CheckpointStore(place.base)
+        other.save(2, 1, "x", b"2")
+        other.keep_last(1)
+        return read(self, name)
+
+    monkeypatch.setattr(catalog.Catalog, "read", delete_first)
+    assert [info.step for info in plain.list_checkpoints()] == [2]
+
+
 def check_pieces(shard: dict[str, Any], stored: bytes) -> int:
     begin = 0
     pieces = shard.get("pieces", [f"{shard['size']}:{shard['checksum'][-8:]}"])
