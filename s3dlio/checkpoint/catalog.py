@@ -22,11 +22,11 @@ from s3dlio._errors import (
 from s3dlio._logging import logger
 from s3dlio._many import for_each
 from s3dlio._options import WriterOptions
-from s3dlio._reader import read_range
 from s3dlio._stores.base import ObjectStat
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
 from s3dlio.checkpoint import latest
+from s3dlio.checkpoint.documents import is_damage, read_document
 from s3dlio.checkpoint.layout import (
     MANIFESTS,
     SHARDS,
@@ -82,13 +82,7 @@ class Catalog:
 
     def read(self, name: Name) -> dict[str, Any]:
         uri = self.base.below(name.manifest_key)
-        source = store_for(uri).open(uri)
-        try:
-            if source.size > _MAX_MANIFEST:
-                raise CorruptDataError(f"load {uri}: {source.size} bytes are too many for a manifest", uri=str(uri))
-            data = read_range(source, 0, source.size)
-        finally:
-            source.close()
+        data = read_document(uri, _MAX_MANIFEST)
         try:
             return parse_manifest(data, name)
         except CorruptDataError as error:
@@ -151,7 +145,7 @@ class Catalog:
                     raise _VanishedError from None
                 if isinstance(error, NotFoundError):
                     error = _damaged(f"load {error.uri}: this shard of {name} is missing", error)
-                if not fall_back or not latest.is_damage(error):
+                if not fall_back or not is_damage(error):
                     raise error from damage
                 warnings.warn(f"{error}; going back to the one before", RuntimeWarning, stacklevel=4)
                 # Without its traceback, in whose frames lies what was loaded.
@@ -254,7 +248,7 @@ class Catalog:
         try:
             return shard_folders(self.read(name))
         except S3dlioError as error:
-            if not (isinstance(error, NotFoundError) or latest.is_damage(error)):
+            if not (isinstance(error, NotFoundError) or is_damage(error)):
                 raise
             logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
             return set()

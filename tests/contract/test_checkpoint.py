@@ -17,6 +17,8 @@ import pytest
 from places import Place
 
 import s3dlio
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import Uri, parse_uri
 from s3dlio.checkpoint import arguments, catalog, layout, loading, shards
 
 # The engines of files have their own tests.
@@ -576,6 +578,36 @@ def test_pointer_that_is_gone_or_wrong_is_no_disaster(plain: s3dlio.CheckpointSt
     s3dlio.put(plain.uri + "/latest.json", nowhere)
     key = plain.save(3, 1, "x", b"3")
     assert json.loads(s3dlio.get(plain.uri + "/latest.json"))["manifest_key"] == key
+
+
+def test_manifest_that_is_deleted_between_its_opening_and_its_reading_is_gone(
+    plain: s3dlio.CheckpointStore, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Azure a list, a deletion or a load failed: what had been opened was replaced."""
+    plain.save(1, 1, "x", b"1")
+    store = store_for(parse_uri(place.base))
+    real_open, last = store.open, [1]
+
+    def open_and_wait(uri: Uri) -> Any:
+        source = real_open(uri)
+        if f"manifests/ckpt-{last[0]}-" in uri.key:
+            last[0] += 1
+            monkeypatch.setattr(store, "open", real_open)
+            other = s3dlio.CheckpointStore(place.base)
+            other.save(last[0], 1, "x", b"%d" % last[0])
+            other.keep_last(1)
+        return source
+
+    monkeypatch.setattr(store, "open", open_and_wait)
+    assert plain.list_checkpoints()[-1].step <= 2
+    monkeypatch.setattr(store, "open", open_and_wait)
+    assert plain.load_latest() in (b"2", b"3")
+    monkeypatch.setattr(store, "open", open_and_wait)
+    assert plain.delete_checkpoint(3)
+    assert plain.load_latest() == b"4"
+    monkeypatch.setattr(store, "open", open_and_wait)
+    plain.clean_up(0)
+    assert plain.load_latest() == b"5"
 
 
 def test_manifest_that_is_not_complete_is_passed_over(plain: s3dlio.CheckpointStore) -> None:
