@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 
 import s3dlio
+from s3dlio import checkpoint
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_all_lists_the_public_names_in_order() -> None:
     public = {name for name, value in vars(s3dlio).items() if not name.startswith("_") and not inspect.ismodule(value)}
-    assert set(s3dlio.__all__) == public | {"__version__", "aio", "configure_azure", "configure_s3"}
+    others = {"__version__", "aio", "configure_azure", "configure_s3", *checkpoint.__all__}
+    assert set(s3dlio.__all__) == public | others
+    assert checkpoint.__all__ == sorted(checkpoint.__all__)
     assert s3dlio.__all__ == sorted(s3dlio.__all__)
 
 
@@ -29,7 +32,7 @@ def test_aio_has_the_operations_with_the_same_parameters() -> None:
     assert s3dlio.aio.__all__ == sorted(s3dlio.aio.__all__)
     operations = {name for name in s3dlio.__all__ if inspect.isfunction(getattr(s3dlio, name)) and name.islower()}
     others = {"crc32c", "crc32c_combine", "init_logging", "open_reader", "open_writer", "version"}
-    others |= {name for name in operations if name.startswith("configure_")}
+    others |= {name for name in operations if name.startswith("configure_")} | set(checkpoint.__all__)
     makers = {name for name in operations if name.startswith("create_") and name.endswith("_writer")}
     assert set(s3dlio.aio.__all__) == operations - others - makers
     for name in s3dlio.aio.__all__:

@@ -11,7 +11,7 @@ import pytest
 
 import s3dlio
 from s3dlio._reader import read_range
-from s3dlio.checkpoint import catalog, latest
+from s3dlio.checkpoint import documents, latest
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_pointer_that_cannot_be_read_is_no_disaster(
     """It is a hint only, and yet nothing could be loaded."""
     store.save(1, 1, "x", b"1")
     with monkeypatch.context() as patched:
-        patched.setattr(latest, "read_range", bad_sector)
+        patched.setattr(latest, "read_document", bad_sector)
         assert store.load_latest() == b"1"
         key = store.save(2, 1, "x", b"2")
     assert json.loads((tmp_path / "latest.json").read_bytes())["manifest_key"] == key
@@ -52,7 +52,7 @@ def test_manifest_that_cannot_be_read_is_damaged(
     def read(source: Any, start: int, length: int) -> bytes:
         return bad_sector() if source.size == nbytes else read_range(source, start, length)
 
-    monkeypatch.setattr(catalog, "read_range", read)
+    monkeypatch.setattr(documents, "read_range", read)
     assert [info.status for info in store.list_checkpoints()] == ["complete", "damaged"]
     with pytest.raises(s3dlio.StorageError, match="Input/output error"):
         store.load_latest()

@@ -129,6 +129,9 @@ class Store(ABC):
     # Whether a request that has failed here may still be carried out there.
     acts_late = False
 
+    # Whether all machines see the same tag of an object.
+    shares_tags = True
+
     def tasks(self) -> Tasks | None:
         """Its operations as coroutines, if it has them."""
         return None

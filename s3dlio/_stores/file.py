@@ -159,6 +159,8 @@ class FileSource:
 class FileStore(Store):
     """The files of this machine.  An object is a regular file, or a link to one; a prefix is a folder."""
 
+    shares_tags = False  # some network file systems give each mount inode numbers of its own
+
     def __init__(self, direct: bool) -> None:
         self._direct = direct
 

@@ -22,11 +22,11 @@ from s3dlio._errors import (
 from s3dlio._logging import logger
 from s3dlio._many import for_each
 from s3dlio._options import WriterOptions
-from s3dlio._reader import read_range
 from s3dlio._stores.base import ObjectStat
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri, parse_uri
 from s3dlio.checkpoint import latest
+from s3dlio.checkpoint.documents import is_damage, read_document
 from s3dlio.checkpoint.layout import (
     MANIFESTS,
     SHARDS,
@@ -52,8 +52,8 @@ AT_ONCE = 16
 # A manifest has 300 bytes for each shard and 30 for each of their pieces.
 _MAX_MANIFEST = 1 << 30
 
-# How often a load begins again, since what it found is deleted meanwhile.
-_MAX_RELOADS = 100
+# How often a load or a list begins again, since what it found is deleted meanwhile.
+MAX_RELOADS = 100
 
 
 class Catalog:
@@ -82,13 +82,7 @@ class Catalog:
 
     def read(self, name: Name) -> dict[str, Any]:
         uri = self.base.below(name.manifest_key)
-        source = store_for(uri).open(uri)
-        try:
-            if source.size > _MAX_MANIFEST:
-                raise CorruptDataError(f"load {uri}: {source.size} bytes are too many for a manifest", uri=str(uri))
-            data = read_range(source, 0, source.size)
-        finally:
-            source.close()
+        data = read_document(uri, _MAX_MANIFEST)
         try:
             return parse_manifest(data, name)
         except CorruptDataError as error:
@@ -97,7 +91,7 @@ class Catalog:
     def load_newest(self, load: Callable[[dict[str, Any]], Result], step: int | None, fall_back: bool) -> Result | None:
         """What ``load`` makes of the newest complete manifest.  Begins again when it is deleted meanwhile: there may be
         newer ones by then."""
-        for _ in range(_MAX_RELOADS):
+        for _ in range(MAX_RELOADS):
             try:
                 return self._load_newest_of(self._newest_first(step), load, fall_back)
             except _VanishedError:
@@ -151,7 +145,7 @@ class Catalog:
                     raise _VanishedError from None
                 if isinstance(error, NotFoundError):
                     error = _damaged(f"load {error.uri}: this shard of {name} is missing", error)
-                if not fall_back or not latest.is_damage(error):
+                if not fall_back or not is_damage(error):
                     raise error from damage
                 warnings.warn(f"{error}; going back to the one before", RuntimeWarning, stacklevel=4)
                 # Without its traceback, in whose frames lies what was loaded.
@@ -254,19 +248,19 @@ class Catalog:
         try:
             return shard_folders(self.read(name))
         except S3dlioError as error:
-            if not (isinstance(error, NotFoundError) or latest.is_damage(error)):
+            if not (isinstance(error, NotFoundError) or is_damage(error)):
                 raise
             logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
             return set()
 
     def _remove_folder(self, key: str) -> None:
         uri = self.base.below(key)
-        for attempt in range(_MAX_RELOADS):
+        for attempt in range(MAX_RELOADS):
             try:
                 store_for(uri).delete(uri, recursive=True)
                 return
             except NotFoundError:  # somebody else deletes it as well
-                if attempt == _MAX_RELOADS - 1:
+                if attempt == MAX_RELOADS - 1:
                     raise
 
     def clean_up(self, older_than: timedelta | float) -> list[str]:

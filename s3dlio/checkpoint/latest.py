@@ -7,53 +7,35 @@ nobody else has.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 
-from s3dlio._errors import CorruptDataError, NotAnObjectError, NotFoundError, PermissionDeniedError, S3dlioError
+from s3dlio._errors import NotAnObjectError, NotFoundError, PermissionDeniedError, S3dlioError
 from s3dlio._logging import logger
 from s3dlio._options import WriterOptions
-from s3dlio._reader import read_range
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri
+from s3dlio.checkpoint.documents import is_damage, read_document
 from s3dlio.checkpoint.layout import LATEST, Name, parse_pointer, pointer_document
 
-# Each to read or to move the pointer that fails means that somebody else has moved it.
+# Each that fails means that somebody else has moved it.
 _ATTEMPTS = 100
 
 # A pointer has about 200 bytes.
 _MAX_SIZE = 64 << 10
 
 
-def is_damage(error: S3dlioError) -> bool:
-    """Whether the object itself is to blame, and not the way to it."""
-    return isinstance(error, CorruptDataError) or error.errno in (errno.EIO, errno.EBADMSG, errno.EUCLEAN)
-
-
 def pointed(base: Uri) -> Name | None:
     """The checkpoint that the pointer names, if it names one and can be read."""
     uri = base.below(LATEST)
-    for attempt in range(_ATTEMPTS):
-        try:
-            return _read(uri)
-        except NotFoundError:
-            return None
-        except S3dlioError as error:
-            if error.errno == errno.ESTALE and attempt < _ATTEMPTS - 1:
-                continue  # it was replaced in between
-            if not (is_damage(error) or isinstance(error, (NotAnObjectError, PermissionDeniedError))):
-                raise
-            logger.warning("passed over: %s", error)
-            return None
-    raise AssertionError
-
-
-def _read(uri: Uri) -> Name | None:
-    source = store_for(uri).open(uri)
     try:
-        return parse_pointer(read_range(source, 0, _MAX_SIZE))
-    finally:
-        source.close()
+        return parse_pointer(read_document(uri, _MAX_SIZE))
+    except NotFoundError:
+        return None
+    except S3dlioError as error:
+        if not (is_damage(error) or isinstance(error, (NotAnObjectError, PermissionDeniedError))):
+            raise
+        logger.warning("passed over: %s", error)
+        return None
 
 
 def is_there(base: Uri, name: Name) -> bool:

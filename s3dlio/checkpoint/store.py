@@ -12,9 +12,9 @@ from s3dlio._logging import logger
 from s3dlio._many import for_each
 from s3dlio._options import WriterOptions, whole_number
 from s3dlio._uri import parse_uri
-from s3dlio.checkpoint import latest
 from s3dlio.checkpoint.arguments import check_json, check_text, chunks, count_of, either
-from s3dlio.checkpoint.catalog import AT_ONCE, Catalog
+from s3dlio.checkpoint.catalog import AT_ONCE, MAX_RELOADS, Catalog
+from s3dlio.checkpoint.documents import is_damage
 from s3dlio.checkpoint.layout import Name, is_complete, new_manifest, parse_shard, parse_shards
 from s3dlio.checkpoint.loading import Progress, load_shard
 from s3dlio.checkpoint.ranks import CheckpointReader, CheckpointWriter
@@ -206,14 +206,19 @@ class CheckpointStore:
             except NotFoundError:  # deleted meanwhile
                 return
             except S3dlioError as error:
-                if not latest.is_damage(error):
+                if not is_damage(error):
                     raise
                 logger.warning("%s", error)
                 manifest = {"status": "damaged"}
             found[name] = _info(name, manifest)
 
-        for_each(sorted(self._catalog.names()), look, AT_ONCE)
-        return [found[name] for name in sorted(found)]
+        for _ in range(MAX_RELOADS):
+            names = set(self._catalog.names())
+            for_each(sorted(names - found.keys()), look, AT_ONCE)
+            if names <= found.keys():
+                break
+            # Of what is deleted meanwhile another save may have taken the place.
+        return [found[name] for name in sorted(names & found.keys())]
 
     def delete_checkpoint(self, step: int) -> bool:
         """Deletes all checkpoints of a step, and returns whether there was one."""

@@ -17,6 +17,8 @@ import pytest
 from places import Place
 
 import s3dlio
+from s3dlio._stores.registry import store_for
+from s3dlio._uri import Uri, parse_uri
 from s3dlio.checkpoint import arguments, catalog, layout, loading, shards
 
 # The engines of files have their own tests.
@@ -224,6 +226,24 @@ def test_list_tells_what_is_there(store: s3dlio.CheckpointStore) -> None:
     assert sorted(info.total_size for info in (first, second)) == sorted(s3dlio.stat(uri)["size"] for uri in stored)
 
 
+def test_list_that_meets_a_deletion_shows_what_is_there_instead(
+    plain: s3dlio.CheckpointStore, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was empty when all that it had found was deleted before it was read."""
+    plain.save(1, 1, "x", b"1")
+    read = catalog.Catalog.read
+
+    def delete_first(self: catalog.Catalog, name: layout.Name) -> dict[str, Any]:
+        monkeypatch.setattr(catalog.Catalog, "read", read)
+        other = s3dlio.CheckpointStore(place.base)
+        other.save(2, 1, "x", b"2")
+        other.keep_last(1)
+        return read(self, name)
+
+    monkeypatch.setattr(catalog.Catalog, "read", delete_first)
+    assert [info.step for info in plain.list_checkpoints()] == [2]
+
+
 def check_pieces(shard: dict[str, Any], stored: bytes) -> int:
     begin = 0
     pieces = shard.get("pieces", [f"{shard['size']}:{shard['checksum'][-8:]}"])
@@ -404,6 +424,19 @@ def test_ranks_that_do_not_fit_are_refused_by_name(plain: s3dlio.CheckpointStore
         writer.finalize_distributed_checkpoint(5, 1, "x", records)
 
 
+def test_shard_with_another_tag_is_another_one_where_tags_are_the_stores(
+    plain: s3dlio.CheckpointStore, place: Place
+) -> None:
+    """Where each mount has its own inode numbers, as sshfs, no other host than the writer's could finalize."""
+    record = plain.writer(1, 0).save_distributed_shard(5, 1, "x", b"1") | {"etag": "11-18ebf848cc15f00a-1"}
+    if place.base.startswith(("file", "direct")):
+        plain.writer(1, 0).finalize_distributed_checkpoint(5, 1, "x", [record])
+        assert plain.load_latest() == b"1"
+    else:
+        with pytest.raises(s3dlio.CorruptDataError, match="the shard of rank 0 is not the one of its record"):
+            plain.writer(1, 0).finalize_distributed_checkpoint(5, 1, "x", [record])
+
+
 def test_compressed_shard_has_pieces_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "PIECE", 4 << 20)
     data = random.Random(2).randbytes(30 << 20)
@@ -545,6 +578,36 @@ def test_pointer_that_is_gone_or_wrong_is_no_disaster(plain: s3dlio.CheckpointSt
     s3dlio.put(plain.uri + "/latest.json", nowhere)
     key = plain.save(3, 1, "x", b"3")
     assert json.loads(s3dlio.get(plain.uri + "/latest.json"))["manifest_key"] == key
+
+
+def test_manifest_that_is_deleted_between_its_opening_and_its_reading_is_gone(
+    plain: s3dlio.CheckpointStore, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Azure a list, a deletion or a load failed: what had been opened was replaced."""
+    plain.save(1, 1, "x", b"1")
+    store = store_for(parse_uri(place.base))
+    real_open, last = store.open, [1]
+
+    def open_and_wait(uri: Uri) -> Any:
+        source = real_open(uri)
+        if f"manifests/ckpt-{last[0]}-" in uri.key:
+            last[0] += 1
+            monkeypatch.setattr(store, "open", real_open)
+            other = s3dlio.CheckpointStore(place.base)
+            other.save(last[0], 1, "x", b"%d" % last[0])
+            other.keep_last(1)
+        return source
+
+    monkeypatch.setattr(store, "open", open_and_wait)
+    assert plain.list_checkpoints()[-1].step <= 2
+    monkeypatch.setattr(store, "open", open_and_wait)
+    assert plain.load_latest() in (b"2", b"3")
+    monkeypatch.setattr(store, "open", open_and_wait)
+    assert plain.delete_checkpoint(3)
+    assert plain.load_latest() == b"4"
+    monkeypatch.setattr(store, "open", open_and_wait)
+    plain.clean_up(0)
+    assert plain.load_latest() == b"5"
 
 
 def test_manifest_that_is_not_complete_is_passed_over(plain: s3dlio.CheckpointStore) -> None:
