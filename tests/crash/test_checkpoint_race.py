@@ -149,7 +149,7 @@ def test_readers_beside_savers_see_whole_checkpoints_that_grow_newer(
         count += race(
             f"{scheme}://{store}",
             disk_path / f"{scheme}-race",
-            effort(50, 1000),
+            effort(50, 250),
             pointer=str(store / "latest.json"),
             compression=compression,
             durability=durability,
