@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "engine.h"
 #include "s3dlio/status.h"
@@ -92,6 +94,31 @@ s3dlio_direct_switch(struct s3dlio_direct_mode *mode, uint64_t offset, int fd)
 {
     return mode->wanted == S3DLIO_DIRECT_AUTO && !mode->on && !mode->error &&
            offset >= CACHED_NBYTES && turn_on(mode, fd) == 0;
+}
+
+/* Bytes of the file that are in the page cache, or -errno.  glibc has no function for cachestat(2),
+ * whose number is the same on every architecture. */
+static int64_t
+cached_nbytes(int fd)
+{
+    struct {
+        uint64_t offset, nbytes; /* 0 bytes are all to the end */
+    } range = {0, 0};
+    struct {
+        uint64_t cached, dirty, writeback, evicted, recently_evicted;
+    } pages;
+
+    if (syscall(451, fd, &range, &pages, 0) != 0)
+        return -errno;
+    return (int64_t)(pages.cached * (uint64_t)sysconf(_SC_PAGESIZE));
+}
+
+enum s3dlio_direct
+s3dlio_direct_for_reading(int fd, uint64_t nbytes)
+{
+    int64_t cached = nbytes < CACHED_NBYTES ? -1 : cached_nbytes(fd);
+
+    return cached >= 0 && (uint64_t)cached < nbytes / 2 ? S3DLIO_DIRECT_PREFER : S3DLIO_DIRECT_OFF;
 }
 
 int

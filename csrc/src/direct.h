@@ -39,6 +39,12 @@ bool
 s3dlio_direct_switch(struct s3dlio_direct_mode *mode, uint64_t offset, int fd);
 
 /*
+ * s3dlio_direct_for_reading() returns what S3DLIO_DIRECT_AUTO means for a reader of this file.
+ */
+enum s3dlio_direct
+s3dlio_direct_for_reading(int fd, uint64_t nbytes);
+
+/*
  * s3dlio_direct_judge() looks at a transfer that has come back.  One that was refused with EINVAL
  * although it is aligned means that O_DIRECT does not work here: the file leaves it.
  * Returns 1 if the transfer is to be sent again, 0 if it is done, or its failure.

@@ -136,7 +136,7 @@ s3dlio_reader_open(struct s3dlio_reader **reader_ret, const char *path,
     reader->engine_name = "pread";
     o = &reader->options;
     status = s3dlio_options_copy(o, sizeof *o, options);
-    if (!status && (o->slice_ms < 0 || o->direct > S3DLIO_DIRECT_REQUIRE))
+    if (!status && (o->slice_ms < 0 || o->direct > S3DLIO_DIRECT_AUTO))
         status = -EINVAL;
     if (!status)
         status = s3dlio_transfer_defaults(&o->block_nbytes, &o->in_flight, &o->timeout_ms);
@@ -144,6 +144,8 @@ s3dlio_reader_open(struct s3dlio_reader **reader_ret, const char *path,
         status = s3dlio_engine_forced(&reader->use_engine);
     if (!status)
         status = open_regular(reader, path);
+    if (!status && o->direct == S3DLIO_DIRECT_AUTO)
+        o->direct = s3dlio_direct_for_reading(reader->fd, reader->nbytes);
     if (!status)
         status = s3dlio_direct_start(&reader->direct, o->direct, reader->fd);
     if (!status) {

@@ -237,7 +237,7 @@ class AzureStore(Store):
             raise
         return True
 
-    def open(self, uri: Uri) -> AzureSource:
+    def open(self, uri: Uri, *, once: bool = False) -> AzureSource:
         settings, place = self._object(uri, "open", _errors.NotFoundError)
         return AzureSource(settings, place, uri)
 

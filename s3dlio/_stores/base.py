@@ -144,7 +144,8 @@ class Store(ABC):
     def create(self, uri: Uri, options: WriterOptions) -> Stream: ...
 
     @abstractmethod
-    def open(self, uri: Uri) -> Source: ...
+    def open(self, uri: Uri, *, once: bool = False) -> Source:
+        """Opens an object for reading; ``once`` says that most of it will be read, and not soon again."""
 
     def put(self, uri: Uri, data: bytes | Any, options: WriterOptions) -> None:
         """Stores a whole object, given as bytes or as `_native.pointer` makes it."""

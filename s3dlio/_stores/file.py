@@ -104,10 +104,10 @@ class FileStream:
 class FileSource:
     """A file opened for reading; it stays the same file when its name is given to another one."""
 
-    def __init__(self, uri: Uri, direct: bool) -> None:
+    def __init__(self, uri: Uri, direct: int) -> None:
         self._uri = str(uri)
         o = ffi.new("struct s3dlio_reader_options *", {"struct_nbytes": ffi.sizeof("struct s3dlio_reader_options")})
-        o.direct = lib.S3DLIO_DIRECT_PREFER if direct else lib.S3DLIO_DIRECT_OFF
+        o.direct = direct
         o.slice_ms = SLICE_MS
         self._handle = new_handle("s3dlio_reader")
         check(lib.s3dlio_reader_open(self._handle, os.fsencode(uri.key), o), "open", self._uri)
@@ -210,8 +210,10 @@ class FileStore(Store):
             int(options.timeout * 1000),
         )
 
-    def open(self, uri: Uri) -> FileSource:
-        return FileSource(uri, self._direct)
+    def open(self, uri: Uri, *, once: bool = False) -> FileSource:
+        if self._direct:
+            return FileSource(uri, lib.S3DLIO_DIRECT_PREFER)
+        return FileSource(uri, lib.S3DLIO_DIRECT_AUTO if once else lib.S3DLIO_DIRECT_OFF)
 
     def stat(self, uri: Uri) -> ObjectStat:
         try:

@@ -97,7 +97,7 @@ class MemoryStore(Store):
             self._objects[uri.container, uri.key] = _Object(data, datetime.now(UTC))
         return True
 
-    def open(self, uri: Uri) -> _MemorySource:
+    def open(self, uri: Uri, *, once: bool = False) -> _MemorySource:
         return _MemorySource(self._find(uri, "open").data)
 
     def stat(self, uri: Uri) -> ObjectStat:

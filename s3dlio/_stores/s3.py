@@ -76,7 +76,7 @@ class S3Store(Store):
         is_small = len(data) <= WHOLE_NBYTES and not options.compression
         return self.tasks() if is_small else None
 
-    def open(self, uri: Uri) -> S3Source:
+    def open(self, uri: Uri, *, once: bool = False) -> S3Source:
         tasks = self.tasks()
         return S3Source(tasks, run(tasks.open(uri)))
 

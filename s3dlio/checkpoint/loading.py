@@ -80,7 +80,7 @@ def _fill(base: Uri, shard: Shard, data: Any, report: Progress) -> None:
 @contextmanager
 def _opened(base: Uri, shard: Shard) -> Iterator[Source]:
     uri = base.below(shard.key)
-    source = store_for(uri).open(uri)
+    source = store_for(uri).open(uri, once=True)
     try:
         if source.size != shard.size:
             where = min(source.size, shard.size)

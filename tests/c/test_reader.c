@@ -509,7 +509,7 @@ options_out_of_range_are_refused(void)
     bad[n++].block_nbytes = BLOCK - 1;
     bad[n++].block_nbytes = ((size_t)1 << 30) + 1;
     bad[n++].in_flight = 1025;
-    bad[n++].direct = (enum s3dlio_direct)3;
+    bad[n++].direct = (enum s3dlio_direct)4;
     bad[n++].direct = (enum s3dlio_direct) - 1;
     bad[n++].slice_ms = -1;
     bad[n++].timeout_ms = -1;
@@ -563,6 +563,49 @@ direct_is_what_the_kernel_knows_of_the_file(void)
         CHECK_EQ(s3dlio_reader_is_direct(reader), direct && folder_takes_direct);
         s3dlio_reader_free(reader);
     }
+}
+
+static int
+is_direct_by_itself(void)
+{
+    struct s3dlio_reader_options options = small_blocks();
+    struct s3dlio_reader *reader;
+    int direct;
+
+    options.direct = S3DLIO_DIRECT_AUTO;
+    reader = open_reader(&options);
+    direct = s3dlio_reader_is_direct(reader);
+    s3dlio_reader_free(reader);
+    return direct;
+}
+
+static void
+auto_reads_a_long_file_directly_if_it_is_not_cached(void)
+{
+    static unsigned char data[16 * MIB];
+    struct {
+        uint64_t offset, nbytes;
+    } range = {0, 0};
+    uint64_t pages[5];
+    int fd;
+
+    put_file(path, data, sizeof data);
+    CHECK_EQ(is_direct_by_itself(), 0);
+    fd = open(path, O_RDWR);
+    CHECK(fd >= 0);
+    CHECK_EQ(fsync(fd), 0);
+    CHECK_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    if (syscall(451, fd, &range, pages, 0) != 0)
+        printf("SKIPPED in part: no cachestat(2)\n");
+    else
+        CHECK_EQ(is_direct_by_itself(), folder_takes_direct);
+    CHECK_EQ(pread(fd, data, 9 * MIB, 0), (ssize_t)(9 * MIB));
+    CHECK_EQ(is_direct_by_itself(), 0);
+    /* Shorter, it is not worth it. */
+    CHECK_EQ(ftruncate(fd, (off_t)(16 * MIB) - 1), 0);
+    CHECK_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+    CHECK_EQ(is_direct_by_itself(), 0);
+    CHECK_EQ(close(fd), 0);
 }
 
 static void *
@@ -672,6 +715,7 @@ main(void)
     options_out_of_range_are_refused();
     direct_on_tmpfs_falls_back_or_fails_if_required();
     direct_is_what_the_kernel_knows_of_the_file();
+    auto_reads_a_long_file_directly_if_it_is_not_cached();
     second_thread_gets_busy();
     forked_child_gets_forked_and_leaves_the_parent_well();
 

@@ -20,7 +20,9 @@ enum s3dlio_direct {
     S3DLIO_DIRECT_REQUIRE = 2,
     /** For writers: a file that is to last and grows beyond 16 MiB goes on with O_DIRECT where that
      * is to be had, which is faster than to have fsync(2) write all of it; a shorter one, or one of
-     * S3DLIO_DURABILITY_NONE, stays in the page cache. */
+     * S3DLIO_DURABILITY_NONE, stays in the page cache.  For readers: a file of 16 MiB or more of
+     * which less than half is in the page cache (cachestat(2), Linux 6.5) is read with O_DIRECT
+     * where that is to be had; it is for files that are read once. */
     S3DLIO_DIRECT_AUTO = 3
 };
 /* cffi: end */
