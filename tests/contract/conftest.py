@@ -8,6 +8,7 @@ import pytest
 from places import Place
 
 import s3dlio
+from s3dlio.checkpoint import shards
 
 STORES = {
     "file": ("file", None),
@@ -48,3 +49,23 @@ def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pl
         return [str(path) for path in folder.rglob("*") if path.name.startswith(".")]
 
     return Place(f"{scheme}://{folder}", engine, hidden)
+
+
+# Of checkpoints.
+
+
+@pytest.fixture(params=[None, 3], ids=["plain", "zstd"])
+def store(place: Place, request: pytest.FixtureRequest) -> s3dlio.CheckpointStore:
+    return s3dlio.CheckpointStore(place.base, compression_level=request.param)
+
+
+@pytest.fixture
+def plain(place: Place) -> s3dlio.CheckpointStore:
+    return s3dlio.CheckpointStore(place.base)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """So that a small shard has many, and they come to no even end."""
+    monkeypatch.setattr(shards, "PIECE", 70_000)
+    return 70_000
