@@ -167,6 +167,7 @@ def _no_descriptor_leaks() -> Iterator[None]:
     before = _descriptors()
     yield
     gc.collect()
+    gc.freeze()  # what lives longer than a test need not be looked through after each
     leaked = {number: name for number, name in _descriptors().items() if before.get(number) != name}
     assert not leaked, f"descriptors left open: {leaked}"
 
