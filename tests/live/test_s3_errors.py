@@ -137,7 +137,7 @@ def test_function_for_credentials_that_fails(teller: str, answer: Any, how: str)
         (lambda: s3dlio.put_many([("s3://abc/d", b"", 1)]), "pair of URI and data, not tuple of 3"),
         (lambda: s3dlio.put("s3://abc/d", b"", require_direct=True), "O_DIRECT"),
         (lambda: s3dlio.open_writer("memory://abc/d", require_direct=True), "O_DIRECT"),
-        (lambda: s3dlio.delete("s3://abc/d/"), "recursive=True"),
+        (lambda: s3dlio.delete("s3://abc"), "recursive=True"),
         (lambda: s3dlio.delete("memory://abc"), "recursive=True"),
         (lambda: s3dlio.configure_s3(ca_bundle="/no/such/file"), "ca_bundle '/no/such/file' is no file"),
     ],
