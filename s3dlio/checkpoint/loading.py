@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from s3dlio import _cancel
 from s3dlio._checksum import checksum_text, crc32c
-from s3dlio._errors import CorruptDataError, InvalidInputError
+from s3dlio._errors import CorruptDataError, InvalidInputError, StorageError
 from s3dlio._many import for_each
 from s3dlio._native import ffi, new_bytes, pointer
 from s3dlio._reader import ObjectReader, ZstdReader
 from s3dlio._stores.registry import store_for
 from s3dlio._uri import Uri
+from s3dlio.checkpoint.documents import is_damage
 from s3dlio.checkpoint.layout import Shard
 
 if TYPE_CHECKING:
@@ -132,7 +133,12 @@ def _read(base: Uri, shard: Shard, data: Any, report: Progress) -> None:
 
 
 def _read_exactly(source: Source, uri: Uri, shard: Shard, begin: int, part: Any) -> None:
-    count = source.readinto(begin, part) if len(part) else 0
+    try:
+        count = source.readinto(begin, part) if len(part) else 0
+    except StorageError as error:
+        if not is_damage(error):
+            raise
+        raise _damage(uri, shard, begin, f"or after: {error}") from error
     if count < len(part):
         raise _damage(uri, shard, begin + count, "it ends there")
 

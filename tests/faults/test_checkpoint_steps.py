@@ -117,6 +117,28 @@ def test_each_step_of_a_save_that_fails_is_told_and_tears_nothing(fuse: ShortFs,
     assert count["told"] > 100
 
 
+@pytest.mark.parametrize("scheme", ["file", "direct"])
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_sector_that_cannot_be_read_is_damage(fuse: ShortFs, scheme: str, compression: str | None) -> None:
+    trial = Trial(fuse, scheme, compression)
+    assert trial.save() is None
+    # The pointer and the manifest are read before.
+    fuse.reset()
+    trial.store.reader().load_latest_manifest()
+    before = fuse.count("read")
+    fuse.reset()
+    fuse.rule("read", nth=before + 1, error=errno.EIO)
+    with pytest.raises(
+        s3dlio.CorruptDataError, match=r"the shard of rank 0 is damaged at byte 0: or after: .*[Ii]nput"
+    ):
+        trial.store.load_latest()
+    assert fuse.count("read", "fired") == 1
+    fuse.reset()
+    fuse.rule("read", nth=before + 1, error=errno.EIO)
+    with pytest.warns(RuntimeWarning, match="going back"):
+        assert trial.store.load_latest(fall_back=True) == OLD
+
+
 def test_wrong_saves_are_seen(fuse: ShortFs) -> None:
     """The planted faults: a judge that did not see these would prove nothing."""
     trial = Trial(fuse, "file", None)
