@@ -182,8 +182,8 @@ def test_pointer_that_is_replaced_while_it_is_read_is_read_again(s3: str, monkey
     to_come = []
     plain_open = S3Store.open
 
-    def open_and_replace(self: S3Store, uri: Uri) -> Source:
-        source = plain_open(self, uri)
+    def open_and_replace(self: S3Store, uri: Uri, *, once: bool = False) -> Source:
+        source = plain_open(self, uri, once=once)
         if str(uri) == pointer and to_come:
             s3dlio.put(pointer, s3dlio.get(pointer) + to_come.pop())
         return source

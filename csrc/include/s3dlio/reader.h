@@ -22,6 +22,7 @@ struct s3dlio_reader_options {
     size_t block_nbytes;
     /** Reads on their way at once, 1 to 1024; 0 is 8. */
     unsigned in_flight;
+    /** Through the page cache or past it. */
     enum s3dlio_direct direct;
     /** Above 0: s3dlio_reader_read() returns -EAGAIN after about so many milliseconds, so that the
      * caller can look at its own signals, and is called again.  0: it runs to its end. */
