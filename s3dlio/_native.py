@@ -96,7 +96,7 @@ def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
         plain = buffer if type(buffer) in (bytes, bytearray) else Held(buffer)
         return ffi.from_buffer(plain, require_writable=writable)
     except (BufferError, ValueError) as error:  # numpy says ValueError
-        if writable and memoryview(buffer).readonly:
+        if writable and "not writable" in str(error):
             raise _errors.InvalidInputError("memory that can be written to is needed, and this is read-only") from error
         raise _errors.InvalidInputError(
             f"a C-contiguous buffer is needed, as of numpy.ascontiguousarray(): {error}"

@@ -121,10 +121,11 @@ class Catalog:
         try:
             found = store_for(uri).stat(uri)
         except NotFoundError:
-            raise CorruptDataError(f"{uri}: the shard of rank {shard.rank} is not there", uri=str(uri)) from None
+            text = f"finalize {uri}: the shard of rank {shard.rank} is not there"
+            raise CorruptDataError(text, operation="finalize", uri=str(uri)) from None
         if found["size"] != shard.size:
-            text = f"{uri}: the shard of rank {shard.rank} has {found['size']} bytes instead of {shard.size}"
-            raise CorruptDataError(text, uri=str(uri))
+            text = f"finalize {uri}: the shard of rank {shard.rank} has {found['size']} bytes instead of {shard.size}"
+            raise CorruptDataError(text, operation="finalize", uri=str(uri))
         return found
 
     def no_such_step(self, step: int) -> NotFoundError:

@@ -314,8 +314,8 @@ def parse_pointer(data: bytes) -> Name | None:
 def seal(document: dict[str, Any]) -> bytes:
     """The text of a document with its checksum added as the last field."""
     data = json.dumps(document | {"document_checksum": "crc32c:" + _ZEROS}, indent=2).encode() + b"\n"
-    ending = b'"\n}\n'
-    return data[: -len(_ZEROS + '"\n}\n')] + b"%08x" % crc32c(data) + ending
+    ending = data[-len('"\n}\n') :]
+    return data[: -len(_ZEROS) - len(ending)] + b"%08x" % crc32c(data) + ending
 
 
 def open_document(data: bytes, has_seal: bool) -> dict[str, Any]:

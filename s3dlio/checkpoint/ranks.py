@@ -70,7 +70,8 @@ class CheckpointWriter:
         found = self._catalog.check_stored(shard)
         uri = self._catalog.base.below(shard.key)
         if store_for(uri).shares_tags and shard.etag not in ("", found["etag"]):
-            raise CorruptDataError(f"{uri}: the shard of rank {shard.rank} is not the one of its record", uri=str(uri))
+            text = f"finalize {uri}: the shard of rank {shard.rank} is not the one of its record"
+            raise CorruptDataError(text, operation="finalize", uri=str(uri))
 
 
 class CheckpointReader:
