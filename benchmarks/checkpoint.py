@@ -63,7 +63,7 @@ class Writer:
             writer.write_chunk(data)
 
     def load(self, folder: str, nbytes: int) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # it is the bound of a save alone
 
 
 class Reference:
