@@ -22,6 +22,8 @@ Run = Callable[..., dict[str, Any]]
 Place = Callable[[Path], AbstractContextManager[str]]
 
 CHUNK = writers.CHUNK
+# What no writer but one takes at most.
+ROOM = 512 * MIB
 NULL = "null endpoint"
 
 
@@ -143,6 +145,7 @@ class Large:
         nbytes = contest.pick(full=512 * MIB, quick=64 * MIB)
         self.put(nbytes, self._puts, cpu_targets)
         self.get(nbytes, self._gets)
+        self.get(nbytes, self._gets, ", memory as it is", in_place=False)
         more(nbytes)
         if not contest.quick:
             self.put(GIB, self._puts[:1], {})
@@ -168,9 +171,11 @@ class Large:
             before=lambda: s3dlio.delete(uri),
             check=check,
             settle=self._place != NULL,
+            room=ROOM,
         )
 
-    def get(self, nbytes: int, contenders: list[str], how: str = "") -> None:
+    def get(self, nbytes: int, contenders: list[str], how: str = "", in_place: bool = True) -> None:
+        """With ``in_place`` the memory that it takes is there, see `machine.fetch_memory`."""
         key = f"large-{nbytes}"
         if self._place != NULL:
             import s3dlio
@@ -187,6 +192,7 @@ class Large:
             cpu_targets={},
             check=same(nbytes),
             settle=self._place != NULL,
+            room=3 * nbytes if in_place else 0,  # some hold the object twice
         )
 
     def peaks(self, nbytes: int, rounds: int) -> None:

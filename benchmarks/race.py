@@ -244,14 +244,16 @@ class Race:
         check: Callable[[Path, dict[str, Any]], None] = lambda path, answer: None,
         settle: bool = True,
         keep: bool = False,
+        room: int = 0,
     ) -> None:
         """Runs the contenders over all rounds with a path in a fresh folder and ``arguments``, and prints the rates:
         ``amount`` in ``unit`` per second.  With ``cpu_targets``, which may be empty, CPU time is compared as wall time
         is.  ``check`` raises when a contender has not done its work.  With ``keep`` the files stay until the end: ext4
-        takes long to find an inode where many were deleted a moment ago."""
+        takes long to find an inode where many were deleted a moment ago.  ``room`` is how many bytes of free memory are
+        to be in place before each run, see `machine.fetch_memory`."""
         names = self.available(contenders or list(self._contenders))
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-        for name in self.in_turn(names, before=before, settle=settle, keep=keep):
+        for name in self.in_turn(names, before=before, settle=settle, keep=keep, room=room):
             if name not in answers:
                 continue
             try:
@@ -292,6 +294,7 @@ class Race:
         before: Callable[[], None] = lambda: None,
         settle: bool = True,
         keep: bool = False,
+        room: int = 0,
     ) -> Iterator[str]:
         """Gives the names over all rounds, the warm-up first, each with an empty folder around `path`."""
         for round_ in range(self.rounds + 1):
@@ -301,6 +304,8 @@ class Race:
                 if settle:
                     os.sync()  # what others have left must not be written in our time
                     time.sleep(DISCARD)
+                if room:
+                    machine.fetch_memory(room)
                 yield name
                 if keep:
                     self.path.parent.rename(tempfile.mkdtemp(prefix="kept-", dir=self.folder))

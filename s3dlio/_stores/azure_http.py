@@ -68,7 +68,8 @@ logging.getLogger("azure.core.pipeline.transport._requests_basic").addFilter(
     lambda record: record.msg != "Unable to stream download."
 )
 
-PIECE = 256 << 10
+# Bytes to send or receive in one call; of smaller ones Python has more to do than with the SDK's own transport.
+PIECE = 1 << 20
 MAX_CONNECTIONS = 128
 # Seconds between two looks at a connection on which nothing comes and goes.
 _LOOK = 0.2
