@@ -11,7 +11,7 @@ import pytest
 
 import s3dlio
 from s3dlio._reader import read_range
-from s3dlio.checkpoint import documents, latest
+from s3dlio.checkpoint import documents, latest, layout
 
 
 @pytest.fixture
@@ -61,3 +61,14 @@ def test_manifest_that_cannot_be_read_is_damaged(
     assert store.delete_checkpoint(2)
     assert store.load_latest() == b"1"
     assert len(store.clean_up(0)) == 1
+
+
+def test_manifest_that_asks_for_more_than_there_is_memory_names_the_shard(tmp_path: Path) -> None:
+    """As one that lies."""
+    store = s3dlio.CheckpointStore(f"file://{tmp_path}", compression_level=3)
+    path = tmp_path / store.save(1, 1, "x", b"1" * 1000)
+    manifest = json.loads(path.read_bytes())
+    manifest["shards"][0]["raw_size"] = 1 << 60
+    path.write_bytes(layout.seal(manifest))
+    with pytest.raises(MemoryError, match=f"load file://{tmp_path}/shards/.*: {1 << 60} bytes are more"):
+        store.load_latest()

@@ -44,13 +44,20 @@ def load_shard(base: Uri, shard: Shard, into: Buffer | None = None, progress: Pr
         return _load_of_unknown_size(base, shard, into)
     report = progress or (lambda nbytes: None)
     if into is None:
-        content = new_bytes(shard.raw_size)
+        content = _room_for(base, shard, shard.raw_size)
         _fill(base, shard, pointer(content), report)
         return content
     data = pointer(into, writable=True)
     _check_room(base, shard, shard.raw_size, len(data))
     _fill(base, shard, data[0 : shard.raw_size], report)
     return shard.raw_size
+
+
+def _room_for(base: Uri, shard: Shard, nbytes: int) -> bytes:
+    try:
+        return new_bytes(nbytes)
+    except MemoryError:  # or the manifest lies
+        raise MemoryError(f"load {base.below(shard.key)}: {nbytes} bytes are more than there is memory for") from None
 
 
 def _check_room(base: Uri, shard: Shard, size: int, room: int) -> None:
@@ -262,7 +269,7 @@ def load_range(base: Uri, shard: Shard, offset: int, length: int, verify: bool) 
     if shard.is_compressed:
         return _range_of_compressed(base, shard, offset, length, verify)
     stop = max(offset, min(offset + length, shard.size))
-    content = new_bytes(stop - offset) if stop > offset else b""
+    content = _room_for(base, shard, max(0, stop - offset))
     data = pointer(content)
     uri = base.below(shard.key)
     with _opened(base, shard) as source:
@@ -294,7 +301,7 @@ def _skim(source: Source, uri: Uri, shard: Shard, begin: int, end: int, crc: int
 def _range_of_compressed(base: Uri, shard: Shard, offset: int, length: int, verify: bool) -> bytes:
     """By decompressing all that is before it."""
     size = length if shard.raw_size is None else max(0, min(length, shard.raw_size - offset))
-    content = new_bytes(size)
+    content = _room_for(base, shard, size)
     data = pointer(content)
     done = 0
     with _decoded(base, shard) as (reader, ahead):

@@ -1,0 +1,84 @@
+"""How much memory a checkpoint takes while it is saved and loaded, however large it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MIB = 1 << 20
+SIZE = 1024 * MIB
+
+# docs/checkpoint.md, "Memory", and so much for the threads and zstd.
+BESIDE = 16 * MIB
+SAVING = 36 * MIB + BESIDE
+# By the level of zstd: what is read past the page cache, as what was saved just now, or what is read ahead.
+LOADING = {0: 4 * 32 * MIB + BESIDE, 3: 8 * MIB + BESIDE}
+
+# Prints by how many bytes the peak is above what the process had before, beside the memory that is its own to keep.
+PROGRAM = """
+import re, sys
+from pathlib import Path
+import s3dlio
+
+how, uri, size, level = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+chunk = bytearray(b"0123456789abcdef" * (4 << 16))
+
+def now(name):
+    return int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
+
+def chunks():
+    for _ in range(0, size, len(chunk)):
+        yield chunk
+
+def store(where):
+    return s3dlio.CheckpointStore(where, compression_level=level or None)
+
+store(uri + "-before").save(1, 0, "bytes", b"x")
+store(uri + "-before").load_latest()
+room = bytearray(b"x") * (size if how.startswith("load") else 0)
+Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far, see proc(5)
+before = now("VmRSS")
+if how == "save":
+    store(uri).save(1, 0, "bytes", chunks())
+elif how == "hoard":
+    store(uri).save(1, 0, "bytes", b"".join(chunks()))
+elif how == "load":
+    assert store(uri).load_latest(into=room) == size
+    assert room[:: 1 << 20] == bytes(chunk[:1]) * (size >> 20)
+print(now("VmHWM") - before)
+"""
+
+
+def peak(how: str, uri: str, size: int, level: int) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how, uri, str(size), str(level)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("level", [0, 3])
+def test_saving_and_loading_take_the_memory_that_is_documented(
+    tmp_path: Path, level: int, figure: Callable[[str], None]
+) -> None:
+    uri = f"file://{tmp_path}/a"
+    saving, loading = (peak(how, uri, SIZE, level) for how in ("save", "load"))
+    figure(
+        f"checkpoint memory: {SIZE // MIB} MiB{', zstd' * (level > 0)}: "
+        f"save {saving / MIB:.0f} of {SAVING // MIB} MiB, load {loading / MIB:.0f} of {LOADING[level] // MIB} MiB"
+    )
+    assert 8 * MIB < saving <= SAVING
+    assert loading <= LOADING[level]
+
+
+def test_save_that_keeps_all_of_it_is_caught(tmp_path: Path) -> None:
+    """A planted fault."""
+    assert peak("hoard", f"file://{tmp_path}/a", 256 * MIB, 0) > SAVING
