@@ -229,7 +229,8 @@ class Cases:
         def check(path: Path, answer: dict[str, Any]) -> None:
             assert nbytes_below(path) >= answer.get("stored", self._nbytes)
 
-        self._case("save", title, contenders, check=check)
+        # For the page cache, through which the others write, and what they hold.
+        self._case("save", title, contenders, check=check, room=3 * self._nbytes)
 
     def prepare(self, *contenders: Contender) -> None:
         for name in self._contest.available(names(*contenders)):

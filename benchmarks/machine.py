@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,18 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def fetch_memory(nbytes: int) -> None:
-    """Has so much of the free memory in place.
+    """Takes so much memory and frees it again, so that the next to ask for it need not wait for the host.
 
-    Where free memory goes back to the host of a virtual machine ("free page reporting", after 2 s), the first to use it
-    waits for the host, ten times as long as for the kernel.  That would be luck of the draw between contenders.
+    A virtual machine may give free memory back to its host ("free page reporting", after 2 s), who takes ten times as
+    long to hand it out again as the kernel does.  That would be luck of the draw between contenders.
     """
-    with mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+    found = re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())
+    if found and 2 * nbytes > int(found[1]) << 10:
+        return  # files that are to be in the page cache would have to leave it
+    with (
+        suppress(OSError),  # an old kernel, or a limit: then it is as it is
+        mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory,
+    ):
         memory.madvise(mmap.MADV_HUGEPAGE)
         memory.madvise(MADV_POPULATE_WRITE)
 

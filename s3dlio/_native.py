@@ -104,6 +104,8 @@ def pointer(buffer: Buffer, *, writable: bool = False) -> Any:
     except TypeError:
         if isinstance(buffer, str):
             raise TypeError("a bytes-like object is needed, not str: encode it first") from None
+        if hasattr(buffer, "numpy"):
+            raise TypeError(f"a bytes-like object is needed, not {type(buffer).__name__}: its numpy() is one") from None
         raise
 
 

@@ -6,7 +6,6 @@ import glob
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from s3dlio import _cancel
@@ -54,10 +53,11 @@ def upload(
     """Uploads files, and returns the URIs of the objects.
 
     ``paths`` is a path, a pattern (``*``, ``?``, ``[…]``, ``**``) or several of them; a folder stands for all files
-    below it, without links to folders and, with a warning in the log, without what is no file.  With one file and a
-    ``dest_uri`` that does not end in ``/`` that is the object's name; otherwise each file goes below it, under its
-    name, its path in the folder, or its path from the pattern's first wildcard on.  Up to ``max_in_flight`` files are
-    on their way at once.  ``progress(done, total)`` is told bytes.  Options or settings are those of `open_writer`.
+    below it, without links to folders and, with a warning in the log, without what is no file.  For the path of one
+    file a ``dest_uri`` that does not end in ``/`` is the object's name.  Otherwise, and always for a pattern or several
+    paths, each file goes below it, under its name, its path in the folder, or its path from the pattern's first
+    wildcard on.  Up to ``max_in_flight`` files are on their way at once.  ``progress(done, total)`` is told bytes.
+    Options or settings are those of `open_writer`.
 
     A pattern that matches nothing raises NotFoundError, two files of one name InvalidInputError, before anything is
     sent.  When one fails, no more are begun and the first failure is raised; what is stored stays.
@@ -83,12 +83,16 @@ def upload(
 
 def _targets(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], dest: Uri) -> dict[Uri, str]:
     """The objects and the files that become them."""
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found: list[tuple[str, str]] = []
-    for each in given:
-        found += _files(os.fspath(each))
-    if len(found) == 1 and dest.key and not dest.key.endswith("/") and not Path(os.fspath(given[0])).is_dir():
-        return {dest: found[0][0]}
+    if isinstance(paths, (str, os.PathLike)):
+        path = os.fspath(paths)
+        found += _files(path)
+        # Not for a pattern that matches one file today, and two tomorrow.
+        if dest.key and not dest.key.endswith("/") and os.path.lexists(path) and not os.path.isdir(path):
+            return {dest: path}
+    else:
+        for each in paths:
+            found += _files(os.fspath(each))
     targets: dict[Uri, str] = {}
     for path, name in found:
         target = dest.below(name)

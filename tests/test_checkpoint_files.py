@@ -12,6 +12,7 @@ import pytest
 import s3dlio
 from s3dlio._reader import read_range
 from s3dlio.checkpoint import documents, latest, layout
+from s3dlio.checkpoint.catalog import Catalog
 
 
 @pytest.fixture
@@ -63,12 +64,112 @@ def test_manifest_that_cannot_be_read_is_damaged(
     assert len(store.clean_up(0)) == 1
 
 
-def test_manifest_that_asks_for_more_than_there_is_memory_names_the_shard(tmp_path: Path) -> None:
-    """As one that lies."""
-    store = s3dlio.CheckpointStore(f"file://{tmp_path}", compression_level=3)
-    path = tmp_path / store.save(1, 1, "x", b"1" * 1000)
+def finalized_twice(store: s3dlio.CheckpointStore) -> tuple[str, str]:
+    """The keys of two manifests with the same shards, of step 5, and between them step 6."""
+    writer = store.writer(1, 0)
+    record = writer.save_distributed_shard(5, 1, "x", b"five")
+    first = writer.finalize_distributed_checkpoint(5, 1, "x", [record])
+    store.save(6, 1, "x", b"six")
+    return first, writer.finalize_distributed_checkpoint(5, 1, "x", [record])
+
+
+def test_shards_of_a_manifest_that_cannot_be_read_stay(
+    store: s3dlio.CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One bad read of the newer manifest, and keep_last() took its shards away with the older one's."""
+    _, newer = finalized_twice(store)
+    whole = Catalog.read
+
+    def read(self: Catalog, name: layout.Name) -> dict[str, Any]:
+        return bad_sector() if name.manifest_key == newer else whole(self, name)  # type: ignore[return-value]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalog, "read", read)
+        assert [info.step for info in store.keep_last(1)] == [5]
+    assert store.load(5) == b"five"
+    assert store.keep_last(1)
+    assert store.load(5) == b"five"
+
+
+def test_damaged_checkpoint_that_is_older_than_what_is_kept_goes(store: s3dlio.CheckpointStore, tmp_path: Path) -> None:
+    keys = [store.save(step, 1, "x", b"data") for step in range(4)]
+    for damaged in (keys[0], keys[2]):
+        path = tmp_path / damaged
+        path.write_bytes(path.read_bytes()[:-3])
+    assert [(info.step, info.status) for info in store.keep_last(2)] == [(0, "damaged")]
+    assert [info.step for info in store.list_checkpoints()] == [1, 2, 3]
+
+
+def test_list_that_still_has_what_is_deleted_hides_nothing(
+    store: s3dlio.CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.save(1, 1, "x", b"1")
+    store.save(2, 1, "x", b"2")
+    before = list(store._catalog.names())
+    store.delete_checkpoint(2)
+    monkeypatch.setattr(Catalog, "names", lambda self: iter(before))
+    assert store.load_latest() == b"1"
+    with pytest.raises(s3dlio.NotFoundError):
+        store.load(2)
+
+
+def test_clean_up_knows_what_only_the_pointer_names(
+    store: s3dlio.CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that does not show it yet, and its shards were gone."""
+    store.save(1, 1, "x", b"1")
+    monkeypatch.setattr(Catalog, "names", lambda self: iter(()))
+    assert store.clean_up(0) == []
+    assert store.load_latest() == b"1"
+
+
+def test_shard_is_found_beside_a_damaged_checkpoint(store: s3dlio.CheckpointStore, tmp_path: Path) -> None:
+    store.save(1, 1, "x", b"1")
+    (shard,) = s3dlio.list(f"{store.uri}/shards")
+    (tmp_path / store.save(2, 1, "x", b"2")).write_bytes(b"{")
+    assert s3dlio.load_checkpoint_with_validation(shard) == b"1"
+    (tmp_path / shard.removeprefix(f"file://{tmp_path}/")).rename(tmp_path / "elsewhere")
+    (other,) = s3dlio.list(f"{store.uri}/shards")
+    with pytest.raises(s3dlio.CorruptDataError, match="the manifest is damaged"):
+        s3dlio.load_checkpoint_with_validation(other)
+
+
+def test_name_after_which_there_is_none_stops_no_save(store: s3dlio.CheckpointStore, tmp_path: Path) -> None:
+    store.save(1, 1, "x", b"1")
+    (tmp_path / "manifests/ckpt-1-99991231-235959-999999999-00000000.json").write_text("{}")
+    store.save(2, 1, "x", b"2")
+    assert store.load_latest() == b"2"
+
+
+@pytest.mark.parametrize("size", [1 << 60, (1 << 63) - 1])
+def test_record_that_asks_for_more_than_there_is_memory_is_told(
+    store: s3dlio.CheckpointStore, tmp_path: Path, size: int
+) -> None:
+    store.save(1, 1, "x", b"1")
+    packed = s3dlio.CheckpointStore(store.uri, compression_level=3)
+    for saver, fields, error in (
+        (store, {"size": size, "raw_size": size}, s3dlio.CorruptDataError),  # which the file belies
+        (packed, {"raw_size": size}, MemoryError),
+    ):
+        path = tmp_path / saver.save(2, 1, "x", b"2" * 1000)
+        manifest = json.loads(path.read_bytes())
+        manifest["shards"][0].update(fields)
+        path.write_bytes(layout.seal(manifest))
+        with pytest.raises(error, match=f"load file://{tmp_path}/shards/.*(is damaged|{size} bytes are more)"):
+            store.load_latest()
+    path.unlink()
+    with pytest.warns(RuntimeWarning, match="going back"):
+        assert store.load_latest(fall_back=True) == b"1"
+
+
+def test_range_of_unknown_size_takes_no_more_memory_than_there_are_bytes(
+    store: s3dlio.CheckpointStore, tmp_path: Path
+) -> None:
+    packed = s3dlio.CheckpointStore(store.uri, compression_level=3)
+    path = tmp_path / packed.save(1, 1, "x", b"0123456789" * 100)
     manifest = json.loads(path.read_bytes())
-    manifest["shards"][0]["raw_size"] = 1 << 60
+    for field in ("raw_size", "raw_checksum"):
+        del manifest["shards"][0][field]
     path.write_bytes(layout.seal(manifest))
-    with pytest.raises(MemoryError, match=f"load file://{tmp_path}/shards/.*: {1 << 60} bytes are more"):
-        store.load_latest()
+    found = packed.reader().load_latest_manifest()
+    assert packed.reader().read_shard_range(found, 0, 995, 1 << 50) == b"56789"

@@ -70,6 +70,7 @@ logging.getLogger("azure.core.pipeline.transport._requests_basic").addFilter(
 
 # Bytes to send or receive in one call; of smaller ones Python has more to do than with the SDK's own transport.
 PIECE = 1 << 20
+_SMALL_PIECE = 64 << 10
 MAX_CONNECTIONS = 128
 # Seconds between two looks at a connection on which nothing comes and goes.
 _LOOK = 0.2
@@ -314,8 +315,10 @@ class _Connection(HTTPConnection):
         if self.sock is None:
             self.connect()
         rest = memoryview(data)
+        # Elsewhere the timeout is for all that one call sends, see `Watch.through`.
+        size = PIECE if isinstance(self.sock, socket.socket) else _SMALL_PIECE
         while rest:
-            rest = rest[_watch().through(self.sock, functools.partial(self.sock.send, rest)) :]
+            rest = rest[_watch().through(self.sock, functools.partial(self.sock.send, rest[:size])) :]
 
 
 class _TlsConnection(_Connection, HTTPSConnection):

@@ -283,6 +283,7 @@ class AzureSink:
         self._ended = True
         self._todo.put(None)
         self._first = None
+        self._client = None  # and with it the connections, if nobody else uses them
         self.on_failure = lambda error: None
 
     def _error(self, what: str) -> _errors.StorageError:

@@ -31,6 +31,8 @@ def chunks(data: Data) -> Iterator[Buffer]:
     try:
         whole = pointer(data)  # type: ignore[arg-type]  # if it is no buffer it says so
     except TypeError:
+        if hasattr(data, "numpy"):  # a tensor, whose items are tensors again
+            raise
         whole = None
     if whole is not None:
         view = memoryview(ffi.buffer(whole))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -91,21 +91,32 @@ class Catalog:
     def load_newest(self, load: Callable[[dict[str, Any]], Result], step: int | None, fall_back: bool) -> Result | None:
         """What ``load`` makes of the newest complete manifest.  Begins again when it is deleted meanwhile: there may be
         newer ones by then."""
+        gone: set[Name] = set()  # which a list that lags still has
         for _ in range(MAX_RELOADS):
             try:
-                return self._load_newest_of(self._newest_first(step), load, fall_back)
-            except _VanishedError:
-                continue
+                return self._load_newest_of(self._newest_first(step, gone), load, fall_back)
+            except _VanishedError as error:
+                gone.add(error.name)
         raise StorageError(f"load {self.base}: whatever is found is deleted at once", uri=str(self.base))
 
     def find_shard(self, key: str) -> Shard | None:
         """The shard of this key, if a complete manifest names it; the newest one counts."""
+        damage: S3dlioError | None = None
         for name in self._newest_first(None):
-            with suppress(NotFoundError):  # deleted meanwhile
+            try:
                 manifest = self.read(name)
-                for shard in parse_shards(manifest) if is_complete(manifest) else ():
-                    if shard.key == key:
-                        return shard
+            except NotFoundError:  # deleted meanwhile
+                continue
+            except S3dlioError as error:  # perhaps not of this one
+                if not is_damage(error):
+                    raise
+                damage = damage or error
+                continue
+            for shard in parse_shards(manifest) if is_complete(manifest) else ():
+                if shard.key == key:
+                    return shard
+        if damage is not None:
+            raise damage
         return None
 
     def has_shards(self, name: Name) -> bool:
@@ -143,7 +154,7 @@ class Catalog:
                 found = load(manifest)
             except S3dlioError as error:
                 if self._is_gone(name, error):
-                    raise _VanishedError from None
+                    raise _VanishedError(name) from None
                 if isinstance(error, NotFoundError):
                     error = _damaged(f"load {error.uri}: this shard of {name} is missing", error)
                 if not fall_back or not is_damage(error):
@@ -168,13 +179,17 @@ class Catalog:
         except S3dlioError:
             return False
 
-    def _newest_first(self, step: int | None) -> list[Name]:
+    def _newest_first(self, step: int | None, gone: Collection[Name] = ()) -> list[Name]:
+        names = self._names_and_pointed()
+        return sorted((name for name in names if step in (None, name.step) and name not in gone), reverse=True)
+
+    def _names_and_pointed(self) -> set[Name]:
+        """For a store whose list does not show yet what was just saved."""
         names = set(self.names())
-        # For a store whose list does not show yet what was just saved.
         pointed = latest.pointed(self.base)
         if pointed is not None and pointed not in names and latest.is_there(self.base, pointed):
             names.add(pointed)
-        return sorted((name for name in names if step in (None, name.step)), reverse=True)
+        return names
 
     # Added and removed.
 
@@ -230,29 +245,33 @@ class Catalog:
         its manifest a shard belongs to nothing, also after a loss of power."""
         folders: set[str] = set()
         for name in names:
-            folders |= self._folders_of(name)
+            folders |= self._folders_of(name) or set()
             uri = self.base.below(name.manifest_key)
             store_for(uri).delete(uri, recursive=False)
             logger.debug("deleted %s", uri)
         if self._options.durability == "full":
             store_for(self.base).sync(self.base.below(MANIFESTS))
-        left = set(self.names())
+        left = self._names_and_pointed().difference(names)
         if latest.pointed(self.base) in names:
             latest.retract(self.base, max(left, default=None), self._plain)
         # Who finalizes the same records twice, since the first answer was lost, has two manifests with the same shards.
         for name in left if folders else ():
             if any(name.step == gone.step for gone in names):
-                folders -= self._folders_of(name)
+                others = self._folders_of(name)
+                folders = folders - others if others is not None else set()
         for_each(sorted(folders), self._remove_folder, AT_ONCE)
 
-    def _folders_of(self, name: Name) -> set[str]:
+    def _folders_of(self, name: Name) -> set[str] | None:
+        """Where its shards are, or None if that cannot be read."""
         try:
             return shard_folders(self.read(name))
+        except NotFoundError:
+            return set()
         except S3dlioError as error:
-            if not (isinstance(error, NotFoundError) or is_damage(error)):
+            if not is_damage(error):
                 raise
             logger.info("%s: what shards it has is for clean_up() to find: %s", name, error)
-            return set()
+            return None
 
     def _remove_folder(self, key: str) -> None:
         uri = self.base.below(key)
@@ -269,9 +288,7 @@ class Catalog:
         before = _ops.begun_before(str(self.base), older_than)
         folders = dict.fromkeys(key for key, name in self._shard_folders() if name.moment <= before.timestamp() * 1e9)
         # After the folders: what was given a manifest in between is seen to have one.
-        for name in self.names():
-            if not folders:
-                break
+        for name in self._names_and_pointed() if folders else ():
             try:
                 manifest = self.read(name)
             except NotFoundError:
@@ -304,6 +321,10 @@ class Catalog:
 
 class _VanishedError(Exception):
     """What was to be loaded is deleted."""
+
+    def __init__(self, name: Name) -> None:
+        super().__init__(str(name))
+        self.name = name
 
 
 def _damaged(text: str, cause: S3dlioError) -> CorruptDataError:

@@ -43,6 +43,10 @@ _SEAL = re.compile(rb'"document_checksum": "crc32c:([0-9a-f]{8})"\n\}\n\Z')
 _ZEROS = "00000000"
 
 
+# Of nanoseconds since 1970: the moment after a later one might have no name.
+_END = int(datetime(9999, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000_000
+
+
 @dataclass(frozen=True, order=True)
 class Name:
     """The name of a checkpoint.  Names are in the order in which they were given; of one moment, in any."""
@@ -82,7 +86,7 @@ def parse_name(text: str) -> Name | None:
     """The name ``ckpt-<step>-<timestamp>``, if it is one: not '007' for a step, and no thirteenth month."""
     match = _NAME.fullmatch(text)
     name = Name(match[2], int(match[1])) if match else None
-    return name if name and name.moment > 0 and str(name) == text else None
+    return name if name and 0 < name.moment < _END and str(name) == text else None
 
 
 def parse_manifest_key(key: str) -> Name | None:

@@ -56,7 +56,9 @@ def load_shard(base: Uri, shard: Shard, into: Buffer | None = None, progress: Pr
 def _room_for(base: Uri, shard: Shard, nbytes: int) -> bytes:
     try:
         return new_bytes(nbytes)
-    except MemoryError:  # or the manifest lies
+    except (MemoryError, OverflowError):
+        with _opened(base, shard):
+            pass  # if the manifest lies, this says so
         raise MemoryError(f"load {base.below(shard.key)}: {nbytes} bytes are more than there is memory for") from None
 
 
@@ -300,7 +302,17 @@ def _skim(source: Source, uri: Uri, shard: Shard, begin: int, end: int, crc: int
 
 def _range_of_compressed(base: Uri, shard: Shard, offset: int, length: int, verify: bool) -> bytes:
     """By decompressing all that is before it."""
-    size = length if shard.raw_size is None else max(0, min(length, shard.raw_size - offset))
+    if shard.raw_size is None:
+        with _decoded(base, shard) as (reader, ahead):
+            reader.seek(offset)
+            pieces = []
+            while length > 0 and (piece := reader.read(min(_STEP, length))):
+                pieces.append(piece)
+                length -= len(piece)
+            if verify:
+                ahead.finish_piece()
+        return b"".join(pieces)
+    size = max(0, min(length, shard.raw_size - offset))
     content = _room_for(base, shard, size)
     data = pointer(content)
     done = 0

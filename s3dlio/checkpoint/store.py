@@ -230,8 +230,8 @@ class CheckpointStore:
     def keep_last(self, n: int) -> list[CheckpointInfo]:
         """Deletes all that is older than the newest ``n`` complete checkpoints, at least 1, and returns what it was.
 
-        One whose manifest is damaged, or of which a shard is missing or has another size, does not count, and stays.
-        The bytes are not read.
+        One whose manifest is damaged, or of which a shard is missing or has another size, does not count: it stays if
+        it is newer than the oldest of those, and goes with the rest if it is older.  The bytes are not read.
         """
         n = whole_number("n", n)
         if n < 1:

@@ -64,6 +64,9 @@ def test_folder_goes_up_and_comes_down_again(place: Place, files: Path, tmp_path
 def test_one_file_goes_to_a_name_or_into_a_folder(place: Place, files: Path, tmp_path: Path) -> None:
     assert s3dlio.upload(files / "a.bin", place.uri("named")) == [place.uri("named")]
     assert s3dlio.upload(str(files / "a.*"), place.uri("into/")) == [place.uri("into/a.bin")]
+    # How many there are today decides nothing.
+    assert s3dlio.upload(str(files / "a.*"), place.uri("one")) == [place.uri("one/a.bin")]
+    assert s3dlio.upload([files / "a.bin"], place.uri("list")) == [place.uri("list/a.bin")]
     assert s3dlio.upload([files / "a.bin", files / "b.txt"], place.uri("two")) == [
         place.uri("two/a.bin"),
         place.uri("two/b.txt"),
