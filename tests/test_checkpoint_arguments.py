@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,20 @@ def test_file_that_does_not_block_is_refused(store: s3dlio.CheckpointStore, only
 def test_file_of_text_is_refused(store: s3dlio.CheckpointStore, text: str) -> None:
     with pytest.raises(TypeError, match=r"binary file object .* not StringIO"):
         store.save(1, 1, "x", io.StringIO(text))  # type: ignore[arg-type]
+
+
+class Tensor:
+    """As those of PyTorch: no buffer, and its items are tensors again."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter([Tensor()])
+
+    def numpy(self) -> Any:
+        return np.ones(5)
+
+
+@pytest.mark.parametrize("data", [Tensor(), [Tensor()]], ids=["one", "several"])
+def test_tensor_is_told_what_can_be_saved_of_it(store: s3dlio.CheckpointStore, data: Any) -> None:
+    with pytest.raises(TypeError, match=r"not Tensor: its numpy\(\) is one"):
+        store.save(77, 1, "x", data)
+    assert 77 not in [info.step for info in store.list_checkpoints()]
