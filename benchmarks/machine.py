@@ -50,8 +50,8 @@ def describe(folder: Path) -> dict[str, Any]:
 def fetch_memory(nbytes: int) -> None:
     """Takes so much memory and frees it again, so that the next to ask for it need not wait for the host.
 
-    A virtual machine may give free memory back to its host ("free page reporting", after 2 s), who takes ten times as
-    long to hand it out again as the kernel does.  That would be luck of the draw between contenders.
+    A virtual machine may give free memory back to its host ("free page reporting", after 2 s), who takes far longer to
+    hand it out again than the kernel does.  That would be luck of the draw between contenders.
     """
     found = re.search(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())
     if found and 2 * nbytes > int(found[1]) << 10:

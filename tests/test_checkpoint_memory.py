@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from memory_use import NOW
 
 MIB = 1 << 20
-SIZE = 1024 * MIB
+SIZE = 512 * MIB
 
 # docs/checkpoint.md, "Memory", and so much for the threads and zstd.
 BESIDE = 16 * MIB
@@ -19,16 +19,14 @@ SAVING = 36 * MIB + BESIDE
 LOADING = {0: 4 * 32 * MIB + BESIDE, 3: 8 * MIB + 32 * MIB + BESIDE}
 
 # Prints by how many bytes the peak is above what the process had before, beside the memory that is its own to keep.
-PROGRAM = """
-import random, re, sys
-from pathlib import Path
+PROGRAM = (
+    NOW
+    + """
+import random, sys
 import s3dlio
 
 how, uri, size, level = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 chunk = bytearray(random.Random(0).randbytes(3 << 20) + bytes(1 << 20))  # three quarters cannot be compressed
-
-def now(name):
-    return int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
 
 def chunks():
     for _ in range(0, size, len(chunk)):
@@ -53,23 +51,17 @@ elif how == "load":
     assert room[:: 1 << 20] == chunk[:: 1 << 20] * (size // len(chunk))
 print(now("VmHWM") - before)
 """
+)
 
 
-def peak(how: str, uri: str, size: int, level: int) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how, uri, str(size), str(level)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
+@pytest.fixture
+def peak(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[str, str, int, int], int]:
+    return lambda *arguments: int(run_python(PROGRAM, *map(str, arguments)).stdout)
 
 
 @pytest.mark.parametrize("level", [0, 3])
 def test_saving_and_loading_take_the_memory_that_is_documented(
-    tmp_path: Path, level: int, figure: Callable[[str], None]
+    tmp_path: Path, peak: Callable[..., int], level: int, figure: Callable[[str], None]
 ) -> None:
     uri = f"file://{tmp_path}/a"
     saving, loading = (peak(how, uri, SIZE, level) for how in ("save", "load"))
@@ -81,7 +73,7 @@ def test_saving_and_loading_take_the_memory_that_is_documented(
     assert loading <= LOADING[level]
 
 
-def test_who_keeps_all_of_it_is_caught(tmp_path: Path) -> None:
+def test_who_keeps_all_of_it_is_caught(tmp_path: Path, peak: Callable[..., int]) -> None:
     """Planted faults."""
     uri = f"file://{tmp_path}/a"
     assert peak("hoard", uri, 256 * MIB, 3) > SAVING

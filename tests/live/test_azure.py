@@ -16,6 +16,7 @@ import pytest
 import servers
 from breakage import ACTIONS, Exchange, Response
 from live_process import check_clients_of_children, interrupt
+from memory_use import NOW
 from proxy import Fault, Proxy, wait_until
 
 import s3dlio
@@ -416,12 +417,7 @@ def test_stream_takes_no_more_memory_than_the_formula_says(
     container: str, run_python: Callable[..., subprocess.CompletedProcess[str]], figure: Callable[[str], None]
 ) -> None:
     code = """
-import re, sys, s3dlio
-
-def peak():
-    # That of getrusage is at first that of the process which began this one.
-    with open("/proc/self/status") as status:
-        return int(re.search("VmHWM: *[^0-9]*([0-9]+)", status.read())[1]) << 10
+import sys, s3dlio
 
 def stream(nblocks):
     with s3dlio.open_writer(sys.argv[1], buffer_size=4 << 20, in_flight=3) as writer:
@@ -431,13 +427,13 @@ def stream(nblocks):
 chunk = bytes(4 << 20)
 s3dlio.put(sys.argv[1], b"")
 s3dlio.stat(sys.argv[1])
-before = peak()
+before = now("VmHWM")
 stream(8)
-few = peak()
+few = now("VmHWM")
 stream(64)
-print(few - before, peak() - before)
+print(few - before, now("VmHWM") - before)
 """
-    few, many = map(int, run_python(code, f"{container}/memory").stdout.split())
+    few, many = map(int, run_python(NOW + code, f"{container}/memory").stdout.split())
     assert many - few < 4 * MIB  # it does not grow with the blob
     assert many < 4 * 4 * MIB + 6 * MIB
     figure(f"azure memory: 256 MiB in blocks of 4 MiB, 3 in flight: {many / MIB:.1f} MiB more, the formula says 16")

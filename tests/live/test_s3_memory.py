@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import s3_sink
 import servers
+from memory_use import NOW
 
 MIB = 1 << 20
 
@@ -17,13 +18,11 @@ MIB = 1 << 20
 BESIDE = 24 * MIB
 
 # Prints by how many bytes the peak is above what the process had before, with a client that is there already.
-PROGRAM = """
-import re, sys
-from pathlib import Path
+PROGRAM = (
+    NOW
+    + """
+import sys
 import s3dlio
-
-def now(name):
-    return int(re.search(rf"{name}:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) << 10
 
 how, size, buffer_size, in_flight = sys.argv[1], *map(int, sys.argv[2:])
 chunk = memoryview(bytearray(b"x" * (4 << 20)))
@@ -42,6 +41,7 @@ with writer:
             hoard.append(bytes(chunk))
 print(now("VmHWM") - before)
 """
+)
 
 
 @pytest.fixture(scope="module")
