@@ -30,7 +30,7 @@ from proxy import Fault, Proxy, wait_until
 import s3dlio
 from s3dlio import aio
 from s3dlio._stores import azure, azure_client
-from s3dlio._stores.azure_http import Watch
+from s3dlio._stores.azure_http import Watch, _Connection
 
 MIB = 1 << 20
 # Of a wait that would last for 10 s and more.
@@ -200,6 +200,20 @@ def test_wait_for_tls_within_the_tls_of_a_proxy_is_broken_off() -> None:
         watch.uses(SimpleNamespace(socket=ours))  # type: ignore[arg-type]
         watch.break_off()
         assert theirs.recv(1) == b""
+
+
+def test_what_goes_through_tls_within_tls_goes_in_small_pieces() -> None:
+    """There the time until a stall is for the whole of one: an upload at 600 kB/s ended after 1 MiB of it."""
+    sent: list[int] = []
+
+    def send(piece: memoryview) -> int:
+        sent.append(len(piece))
+        return len(piece)
+
+    connection = _Connection("127.0.0.1")
+    connection.sock = SimpleNamespace(send=send, settimeout=lambda seconds: None, close=lambda: None)
+    connection.send(bytes(200 << 10))
+    assert sent == [64 << 10] * 3 + [8 << 10]
 
 
 def test_wait_behind_a_proxy_is_broken_off(blob: str, monkeypatch: pytest.MonkeyPatch) -> None:
