@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import corpus
+import fast_disk
 import race
 from race import GIB, MIB, Contender, Race
 
@@ -162,11 +163,12 @@ def contender(name: str, make: Callable[[], Store], target: float | None = None,
         store = make()
 
         def save_or_load(path: str, task: str, stored: str, source: str, nbytes: int) -> dict[str, int] | None:
-            """Saves at ``path``, or below ``stored`` what is to be loaded later, or loads it."""
-            place = path if task == "save" else f"{stored}/{store.kind}"
+            """Saves at ``path``, or below ``stored`` what is to be loaded later, or loads it.  "pack" saves too, and
+            tells how many bytes that takes."""
+            place = path if task in ("save", "pack") else f"{stored}/{store.kind}"
             if task != "load":
                 store.save(place, state(source, nbytes))
-                return {"stored": nbytes_below(place)} if source else None
+                return {"stored": nbytes_below(place)} if task == "pack" else None
             found = memoryview(store.load(place, nbytes)).cast("B")
             expected = piece(source)
             assert len(found) == nbytes
@@ -225,12 +227,12 @@ class Cases:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._stored)
 
-    def save(self, title: str, *contenders: Contender) -> None:
+    def save(self, title: str, *contenders: Contender, task: str = "save") -> None:
         def check(path: Path, answer: dict[str, Any]) -> None:
             assert nbytes_below(path) >= answer.get("stored", self._nbytes)
 
         # For the page cache, through which the others write, and what they hold.
-        self._case("save", title, contenders, check=check, room=3 * self._nbytes)
+        self._case(task, title, contenders, check=check, room=3 * self._nbytes)
 
     def prepare(self, *contenders: Contender) -> None:
         for name in self._contest.available(names(*contenders)):
@@ -264,6 +266,18 @@ class Cases:
                     pass
 
 
+def on_fast_disk(contest: Race, nbytes: int, title: str) -> None:
+    """A save where the disk is no limit."""
+    folder, source = contest.folder / "fast", contest.folder / "words"
+    folder.mkdir()
+    source.write_bytes(fast_disk.words(MIB))
+    try:
+        with fast_disk.fast_disk(folder), contest.below(folder), Cases(contest, str(source), nbytes) as cases:
+            cases.save(title, *SAVING)
+    except race.Unavailable as reason:
+        contest.note(f"{title} is left out: {reason}")
+
+
 def main() -> None:
     contenders = (*SAVING, *LOADING, *INTO, *PACKED)
     with Race(__file__, "Checkpoints: one shard, in files", contenders) as contest:
@@ -278,12 +292,13 @@ def main() -> None:
             as_it_is = ", warm cache, memory as it is"
             plain.load(f"load of {size} as new bytes{as_it_is}", *LOADING, cold=False, in_place=False)
             plain.load(f"load of {size} into an array, warm cache", *INTO, cold=False)
+        on_fast_disk(contest, nbytes, f"save of {size}, disk in memory")
         source, about = corpus.make()
         count = contest.pick(full=6, quick=1)
         nbytes = source.stat().st_size * count
         contest.note(f"What is compressed is {count} times {about}.")
         with Cases(contest, str(source), nbytes) as packed:
-            packed.save(f"save with zstd, level {LEVEL}", PACKED[0], PACKED[2])
+            packed.save(f"save with zstd, level {LEVEL}", PACKED[0], PACKED[2], task="pack")
             packed.prepare(PACKED[0], PACKED[2])
             packed.load("load with zstd, warm cache", *PACKED, cold=False)
 

@@ -22,8 +22,6 @@ Run = Callable[..., dict[str, Any]]
 Place = Callable[[Path], AbstractContextManager[str]]
 
 CHUNK = writers.CHUNK
-# More than any writer takes but one, and the page cache of the server beside it.
-ROOM = 1536 * MIB
 NULL = "null endpoint"
 
 
@@ -172,7 +170,6 @@ class Large:
             before=lambda: s3dlio.delete(uri),
             check=check,
             settle=self._place != NULL,
-            room=ROOM,
         )
 
     def get(self, nbytes: int, contenders: list[str], how: str = "", in_place: bool = True) -> None:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -37,6 +37,8 @@ DEADLINE = 900.0
 # With the mount option discard the disk is busy with the blocks of a deleted file for a moment after sync(2): some
 # contenders made whoever came next half as fast.
 DISCARD = 1.0
+# Enough for a file of 512 MiB in the page cache and a process that holds it twice.
+ROOM = 1536 * MIB
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,16 @@ class Race:
     def pick(self, full: Any, quick: Any) -> Any:
         return quick if self.quick else full
 
+    @contextmanager
+    def below(self, folder: Path) -> Iterator[None]:
+        """The cases within are run in another folder."""
+        path, self.path = self.path, folder / "run" / "a"
+        try:
+            yield
+        finally:
+            self.end_workers()  # which may have files open there
+            self.path = path
+
     def note(self, text: str) -> None:
         """One line for readers of the figures."""
         print(f"  {text}", flush=True)
@@ -244,13 +256,13 @@ class Race:
         check: Callable[[Path, dict[str, Any]], None] = lambda path, answer: None,
         settle: bool = True,
         keep: bool = False,
-        room: int = 0,
+        room: int = ROOM,
     ) -> None:
         """Runs the contenders over all rounds with a path in a fresh folder and ``arguments``, and prints the rates:
         ``amount`` in ``unit`` per second.  With ``cpu_targets``, which may be empty, CPU time is compared as wall time
         is.  ``check`` raises when a contender has not done its work.  With ``keep`` the files stay until the end: ext4
         takes long to find an inode where many were deleted a moment ago.  ``room`` is how many bytes of free memory are
-        to be in place before each run, see `machine.fetch_memory`."""
+        to be in place before each run, the page cache's too, see `machine.fetch_memory`."""
         names = self.available(contenders or list(self._contenders))
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for name in self.in_turn(names, before=before, settle=settle, keep=keep, room=room):
@@ -294,7 +306,7 @@ class Race:
         before: Callable[[], None] = lambda: None,
         settle: bool = True,
         keep: bool = False,
-        room: int = 0,
+        room: int = ROOM,
     ) -> Iterator[str]:
         """Gives the names over all rounds, the warm-up first, each with an empty folder around `path`."""
         for round_ in range(self.rounds + 1):
