@@ -218,7 +218,7 @@ def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None, **se
     those of `open_writer`.
 
     Within S3 the store itself does it, for objects of up to 5 GiB, and within an account of Azure; else the bytes go
-    through this process, in bounded memory.
+    through this process, in bounded memory.  Raises InvalidInputError for a copy of an object to where it is.
     """
     source_uri, target = parse_uri(src_uri), parse_uri(dest_uri)
     chosen = writer_options(options, settings).snapshot()
@@ -233,8 +233,13 @@ def copy(src_uri: str, dest_uri: str, options: WriterOptions | None = None, **se
 
 
 def is_within_store(source: Uri, target: Uri, options: WriterOptions) -> bool:
-    """Whether a copy stays in one store and changes nothing, so that the store may know how to do it."""
-    return source.scheme == target.scheme and options.compression is None and options.content_type is None
+    """Whether a copy stays in one store and changes nothing, so that the store may know how to do it.  Raises
+    InvalidInputError where it would be one to the same place, which S3 refuses, and others take for an overwrite."""
+    if options.compression is not None or options.content_type is not None:
+        return False
+    if source == target:
+        raise InvalidInputError(f"copy {source}: it is to be copied onto itself", operation="copy", uri=str(source))
+    return source.scheme == target.scheme
 
 
 def _pass_on(source: Source, name: str, target: Uri, options: WriterOptions, count: _Count) -> str:

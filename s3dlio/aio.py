@@ -22,7 +22,7 @@ import asyncio
 import builtins
 import contextvars
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -108,9 +108,12 @@ async def put(uri: str, data: Buffer, options: WriterOptions | None = None, **se
 
 
 async def put_many(
-    items: Iterable[tuple[str, Buffer]], max_in_flight: int = 64, options: WriterOptions | None = None, **settings: Any
+    items: Iterable[tuple[str, Buffer]] | AsyncIterable[tuple[str, Buffer]],
+    max_in_flight: int = 64,
+    options: WriterOptions | None = None,
+    **settings: Any,
 ) -> None:
-    """As `s3dlio.put_many`."""
+    """As `s3dlio.put_many`; an asynchronous iterator may give the items too."""
     chosen = writer_options(options, settings).snapshot()
 
     async def put_one(item: tuple[str, Buffer]) -> None:
@@ -292,17 +295,19 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-async def _for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None]], limit: int) -> None:
+async def _for_each(
+    items: Iterable[Item] | AsyncIterable[Item], work: Callable[[Item], Awaitable[None]], limit: int
+) -> None:
     """Waits for ``work`` with each item, up to ``limit`` at once, each taken when there is room for it.
 
     When one fails no more are begun, and the first failure is raised once the others have ended.
     """
-    todo = iter(items)
+    todo = _Turns(items) if isinstance(items, AsyncIterable) else _each_in(items)
     failures: List[Exception] = []
 
     async def take_turns() -> None:
         try:
-            for item in todo:
+            async for item in todo:
                 await work(item)
                 if failures:
                     return
@@ -312,3 +317,20 @@ async def _for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[None
     await asyncio.gather(*(take_turns() for _ in range(min(limit, _MAX_IN_FLIGHT))))
     if failures:
         raise failures[0]
+
+
+async def _each_in(items: Iterable[Item]) -> AsyncIterator[Item]:
+    for item in items:
+        yield item
+
+
+class _Turns(AsyncIterator[Item]):
+    """What several may take from, while an asynchronous generator serves one at a time."""
+
+    def __init__(self, items: AsyncIterable[Item]) -> None:
+        self._items = aiter(items)
+        self._turn = asyncio.Lock()
+
+    async def __anext__(self) -> Item:
+        async with self._turn:
+            return await anext(self._items)

@@ -94,7 +94,9 @@ def _refused(uri: Uri, operation: str, why: str) -> _errors.InvalidInputError:
 
 def check_blob(place: Place, uri: Uri, operation: str, kind: type[_errors.S3dlioError]) -> None:
     if not place.blob or (place.blob.endswith("/") and kind is not _errors.NotFoundError):
-        raise kind(f"{operation} {uri}: names no object", operation=operation, uri=str(uri))
+        # Who left the account out has to see that.
+        read_as = f", but the container {place.container!r} of the account {place.account!r}" if not place.blob else ""
+        raise kind(f"{operation} {uri}: names no object{read_as}", operation=operation, uri=str(uri))
 
 
 # For programs that change their credentials again and again.

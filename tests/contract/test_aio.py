@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,6 +64,20 @@ def test_many_at_once(place: Place) -> None:
             await aio.get_many(data, max_in_flight=0)
 
     asyncio.run(main())
+
+
+def test_asynchronous_items_are_taken_one_at_a_time(place: Place) -> None:
+    async def items(count: int) -> AsyncIterator[tuple[str, bytes]]:
+        for number in range(count):
+            await asyncio.sleep(0)
+            yield place.uri(str(number)), bytes(number)
+        if count == 3:
+            raise LookupError("of the caller")
+
+    asyncio.run(aio.put_many(items(100)))
+    assert [len(s3dlio.get(place.uri(str(number)))) for number in range(100)] == [*range(100)]
+    with pytest.raises(LookupError, match="of the caller"):
+        asyncio.run(aio.put_many(items(3)))
 
 
 def test_failure_of_the_iterable_is_raised_and_what_came_before_is_stored(place: Place) -> None:

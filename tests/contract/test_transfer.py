@@ -148,4 +148,8 @@ def test_copy_keeps_the_bytes(place: Place) -> None:
         assert reader.read() == data
     with pytest.raises(s3dlio.NotFoundError):
         s3dlio.copy(place.uri("missing"), place.uri("c"))
+    with pytest.raises(s3dlio.InvalidInputError, match="onto itself"):
+        s3dlio.copy(place.uri("a"), place.uri("a"))
+    s3dlio.copy(place.uri("a"), place.uri("a"), content_type="text/plain")
+    assert s3dlio.get(place.uri("a")) == s3dlio.get(place.uri("back"))
     assert not s3dlio.exists(place.uri("c"))
