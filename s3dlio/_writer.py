@@ -37,8 +37,8 @@ class ObjectWriter:
     that moment.  Leaving a ``with`` block finalizes; leaving it by an exception aborts and keeps the exception.  A
     writer that is dropped unfinished aborts, with a ResourceWarning.
 
-    The first failure sticks: every later call raises it again.  One writer serves one thread at a time; a second
-    thread gets BusyError.  Different writers are independent.  What tells the state (`bytes_written`, `stats`, ...) may
+    The first failure sticks: every later call raises it again.  One writer serves one call at a time; a second
+    thread gets BusyError, and so does a signal handler that comes into a call.  Different writers are independent.  What tells the state (`bytes_written`, `stats`, ...) may
     be called from any thread; while another one is inside a long call it tells the state before that call.
     """
 
@@ -46,6 +46,7 @@ class ObjectWriter:
     _closed = False
     _inside = False  # a with block
     _appends = False  # whether small chunks may be appended without further questions
+    _within: str | None = None  # which call is under way
     _pid = 0
 
     def __init__(self, uri: Uri, options: WriterOptions) -> None:
@@ -78,7 +79,7 @@ class ObjectWriter:
         the writer), and S3dlioError for a failure of the store.
         """
         data = chunk if type(chunk) is bytes else pointer(chunk)
-        if self._appends and self._turn.acquire(False):
+        if self._appends and self._within is None and self._turn.acquire(False):
             try:
                 try:
                     appended = self._stream.append(data)
@@ -249,12 +250,17 @@ class ObjectWriter:
             self._leave()
 
     def _enter(self, operation: str) -> None:
-        """One thread at a time, in the process that made the writer, and only while it is open and well.  After it the
+        """One call at a time, in the process that made the writer, and only while it is open and well.  After it the
         caller calls `_leave`."""
         if self._pid != os.getpid():
             raise self._forked(operation)
         if not self._turn.acquire(blocking=False):
             raise self._busy(operation)
+        if self._within is not None:  # a signal handler, or what was broken off before it could clear up
+            self._turn.release()
+            text = f"{operation} {self._uri}: this thread is inside of {self._within!r} of the writer"
+            raise BusyError(text, operation=operation, uri=str(self._uri))
+        self._within = operation
         self._state.acquire()
         error = None if self._failure is None else copy_of(self._failure)
         if error is None and (self._ended or (self._closed and operation == "write")):
@@ -265,6 +271,7 @@ class ObjectWriter:
             raise error
 
     def _leave(self) -> None:
+        self._within = None
         self._state.release()
         self._turn.release()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -60,3 +61,66 @@ def test_interrupted_small_chunk_ends_the_writer_or_was_never_taken(interrupts: 
     assert caught == 300
     assert ended > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def handled() -> Iterator[Callable[[Callable[[], object]], list[BaseException]]]:
+    """What a signal handler does once, 20 ms from now, and what that raised."""
+    before = signal.getsignal(signal.SIGALRM)
+    raised: list[BaseException] = []
+
+    def have(work: Callable[[], object]) -> list[BaseException]:
+        def handle(*_: object) -> None:
+            try:
+                work()
+            except s3dlio.S3dlioError as error:
+                raised.append(error)
+
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        return raised
+
+    yield have
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("call", ["write_chunk", "finalize"])
+@pytest.mark.parametrize("settings", [{"direct": True, "in_flight": 1}, {"compression": "zstd", "threads": 0}])
+def test_signal_handler_inside_a_call_is_refused(
+    handled: Callable[..., list[BaseException]], disk_path: Path, call: str, settings: dict[str, Any]
+) -> None:
+    # Its bytes came to stand in the middle of the chunk, or half of the chunk was made an object.
+    chunk = bytes(range(256)) * (1 << 20)
+    writer = s3dlio.open_writer(f"file://{disk_path}/a", buffer_size=65536, **settings)
+    raised = handled(lambda: writer.write_chunk(b"handler") if call == "write_chunk" else writer.finalize())
+    writer.write_chunk(chunk)
+    assert [type(error) for error in raised] == [s3dlio.BusyError]
+    assert "this thread is inside of 'write'" in str(raised[0])
+    writer.write_chunk(b"end")
+    writer.finalize()
+    with s3dlio.open_reader(writer.uri, decompress=bool(settings.get("compression"))) as reader:
+        assert reader.read() == chunk + b"end"
+
+
+def test_signal_handler_inside_a_call_may_abort(handled: Callable[..., list[BaseException]], disk_path: Path) -> None:
+    writer = s3dlio.open_writer(f"file://{disk_path}/a", buffer_size=65536, in_flight=1, direct=True)
+    raised = handled(writer.abort)
+    with pytest.raises(s3dlio.ClosedError):
+        writer.write_chunk(bytes(1 << 28))
+    assert raised == []
+    assert list(disk_path.iterdir()) == []
+
+
+def test_signal_handler_inside_a_shard_is_refused_and_the_shard_stays(
+    handled: Callable[..., list[BaseException]], disk_path: Path
+) -> None:
+    store = s3dlio.CheckpointStore(f"file://{disk_path}")
+    data = bytes(range(256)) * (1 << 20)
+    writer = store.writer(1, 0)
+    stream = writer.get_distributed_shard_stream(1, 0, "demo")
+    raised = handled(stream.finalize)
+    stream.write_chunk(data)
+    assert [type(error) for error in raised] == [s3dlio.BusyError]
+    writer.finalize_distributed_checkpoint(1, 0, "demo", [stream.finalize()])
+    assert store.load_latest() == data
