@@ -165,8 +165,9 @@ def list_objects(uri: str, recursive: bool = True, pattern: str | None = None) -
 
     ``s3://bucket/run1`` is the object of that name and what is in ``run1/``, not ``run10``: names end at a slash.
     Without ``recursive`` a deeper folder is one entry that ends in ``/``.  ``pattern`` is a regular expression; what it
-    matches nowhere in its name below ``uri`` is left out.  A folder that does not exist has no objects.  Any failure
-    raises: a list is complete.  Links to folders are not followed.
+    matches nowhere in its name below ``uri`` is left out.  A folder that does not exist has no objects; one
+    below a file, or behind a link that leads nowhere, raises NotFoundError.  Any failure raises: a list is complete.
+    Links to folders are not followed.
     """
     return [*iter_objects(uri, recursive, pattern)]
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from contextlib import suppress
+from stat import S_ISREG
+from typing import Any, NoReturn
 
 from s3dlio import _cancel
-from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError, StorageError
+from s3dlio._errors import CorruptDataError, InvalidInputError, NotFoundError, S3dlioError, StorageError
 from s3dlio._logging import logger
 from s3dlio._many import for_each, threads_for
-from s3dlio._native import pointer
+from s3dlio._native import pointer, raise_status
 from s3dlio._options import WriterOptions, writer_options
 from s3dlio._stores.base import Source
 from s3dlio._stores.registry import store_for
@@ -59,14 +62,20 @@ def upload(
     wildcard on.  Up to ``max_in_flight`` files are on their way at once.  ``progress(done, total)`` is told bytes.
     Options or settings are those of `open_writer`.
 
-    A pattern that matches nothing raises NotFoundError, two files of one name InvalidInputError, before anything is
-    sent.  When one fails, no more are begun and the first failure is raised; what is stored stays.
+    A pattern that matches nothing raises NotFoundError, two files of one name InvalidInputError, and what may not be
+    read PermissionDeniedError, before anything is sent.  When one fails, no more are begun and the first failure is
+    raised; what is stored stays.
     """
-    targets = _targets(paths, parse_uri(dest_uri))
+    chosen = writer_options(options, settings).snapshot()
+    try:
+        targets = _targets(paths, parse_uri(dest_uri), chosen)
+    except OSError as error:
+        if isinstance(error, S3dlioError):
+            raise
+        raise_status(-(error.errno or errno.EIO), "upload", str(error.filename))
     files = store_for(Uri("file", "", "/"))
     sources = {target: Uri("file", "", os.path.abspath(path)) for target, path in targets.items()}
     count = _Count(progress, sum(files.stat(source)["size"] for source in sources.values()))
-    chosen = writer_options(options, settings).snapshot()
     stored: dict[Uri, str] = {}
 
     def send(item: tuple[Uri, Uri]) -> None:
@@ -81,8 +90,10 @@ def upload(
     return [stored[target] for target in targets]
 
 
-def _targets(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], dest: Uri) -> dict[Uri, str]:
-    """The objects and the files that become them."""
+def _targets(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], dest: Uri, options: WriterOptions
+) -> dict[Uri, str]:
+    """The objects and the files that become them; how they are stored, as ``.zst`` perhaps, is yet to come."""
     found: list[tuple[str, str]] = []
     if isinstance(paths, (str, os.PathLike)):
         path = os.fspath(paths)
@@ -94,11 +105,12 @@ def _targets(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], d
         for each in paths:
             found += _files(os.fspath(each))
     targets: dict[Uri, str] = {}
+    taken: dict[Uri, str] = {}
     for path, name in found:
-        target = dest.below(name)
-        if target in targets:
-            raise InvalidInputError(f"upload {path}: {target} is also the target of {targets[target]}", uri=str(target))
-        targets[target] = path
+        stored = dest.below(options.stored_name(name))
+        if stored in taken:
+            raise InvalidInputError(f"upload {path}: {stored} is also the target of {taken[stored]}", uri=str(stored))
+        taken[stored] = targets[dest.below(name)] = path
     return targets
 
 
@@ -113,6 +125,8 @@ def _files(pattern: str) -> Iterator[tuple[str, str]]:
         base = _fixed_part(pattern)
         matches = [path for path in sorted(glob.glob(pattern, recursive=True)) if not _is_behind_link(path, base)]
     if not matches:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(base or "."):
+            pass  # a pattern matches nothing in a folder that may not be read
         raise NotFoundError(f"upload {pattern}: there is no such file", operation="upload", uri=pattern)
     found: dict[str, str] = {}  # by name, since `**` matches folders and also what is in them
     for path in matches:
@@ -139,15 +153,28 @@ def _is_behind_link(path: str, base: str) -> bool:
 
 
 def _walk(top: str) -> Iterator[str]:
-    """The files below a folder."""
-    for folder, folders, names in os.walk(top):
+    """The files below a folder.  One that may not be read is an error: nothing is left out unsaid."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for folder, folders, names in os.walk(top, onerror=fail):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(folder, name)
-            if os.path.isfile(path):
+            if _is_file(path):
                 yield path
             else:
                 logger.warning("upload %s: left out, as it is no file", path)
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # a link that leads nowhere
+            return False
+        raise
 
 
 def download(
@@ -157,7 +184,8 @@ def download(
 
     An object goes to its last name, what is below a prefix to its path from there.  Each file appears when it is
     complete and durable; what was there before stays until then.  A name that would lead out of the folder, or that no
-    file can have (nothing, ``.`` or ``..`` between slashes), raises InvalidInputError before anything is written.
+    file can have (nothing, ``.`` or ``..`` between slashes), raises InvalidInputError before anything is written, and
+    so do two that cannot be files both (``a`` and ``a/b``).
     ``max_in_flight`` and ``progress`` are those of `upload`.
 
     Raises NotFoundError where there is neither.
@@ -178,6 +206,7 @@ def download(
         if path in targets:
             raise InvalidInputError(f"download {each}: {path} is also the target of {targets[path]}", uri=str(each))
         targets[path] = each
+    _check_no_file_is_a_folder(targets)
     total = sum(store.stat(each)["size"] for each in targets.values()) if progress is not None else 0
     count = _Count(progress, total)
 
@@ -191,6 +220,17 @@ def download(
 
     for_each(targets.items(), fetch, threads_for(max_in_flight))
     return list(targets)
+
+
+def _check_no_file_is_a_folder(targets: dict[str, Uri]) -> None:
+    """Of objects ``a`` and ``a/b`` only one can become a file."""
+    folders = {}
+    for path, uri in targets.items():
+        while (path := os.path.dirname(path)) not in folders and path != "/":
+            folders[path] = uri
+    for path in folders.keys() & targets.keys():
+        text = f"download {targets[path]}: {path} would have to be a file, and the folder of {folders[path]}"
+        raise InvalidInputError(text, uri=str(targets[path]))
 
 
 def _check_folder(path: str | bytes) -> None:

@@ -38,8 +38,9 @@ class ObjectWriter:
     writer that is dropped unfinished aborts, with a ResourceWarning.
 
     The first failure sticks: every later call raises it again.  One writer serves one call at a time; a second
-    thread gets BusyError, and so does a signal handler that comes into a call.  Different writers are independent.  What tells the state (`bytes_written`, `stats`, ...) may
-    be called from any thread; while another one is inside a long call it tells the state before that call.
+    thread gets BusyError, and so does a signal handler that comes into a call, except for `abort`.  Different writers
+    are independent.  What tells the state (`bytes_written`, `stats`, ...) may be called from any thread; while another
+    one is inside a long call it tells the state before that call.
     """
 
     _ended: str | None = "refused"  # until the store has agreed
@@ -330,7 +331,7 @@ class ObjectWriter:
 
 def open_writer(uri: str, options: WriterOptions | None = None, **settings: Any) -> ObjectWriter:
     """Begins an object at ``uri``; the scheme decides where: ``file``, ``direct`` (files with O_DIRECT), ``s3``, ``az``
-    or ``memory``.
+    or ``memory``.  The URI of a path is ``Path(path).as_uri()``: of files it is percent-decoded (RFC 8089).
 
     Settings are those of `WriterOptions`, as an object or as keywords:
     ``open_writer(uri, compression='zstd', level=6)``.  How S3 and Azure are reached is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,3 +78,17 @@ def test_tensor_is_told_what_can_be_saved_of_it(store: s3dlio.CheckpointStore, d
     with pytest.raises(TypeError, match=r"not Tensor: its numpy\(\) is one"):
         store.save(77, 1, "x", data)
     assert 77 not in [info.step for info in store.list_checkpoints()]
+
+
+def test_file_of_text_is_refused_also_if_it_is_empty(store: s3dlio.CheckpointStore) -> None:
+    with tempfile.NamedTemporaryFile("w+") as file, pytest.raises(TypeError, match="one of text"):
+        store.save(1, 1, "x", file)
+
+
+def test_arguments_that_do_not_fit_are_refused_at_once(store: s3dlio.CheckpointStore) -> None:
+    with pytest.raises(TypeError, match="fall_back must be True or False, not 100"):
+        store.load_latest(100)  # a step
+    with pytest.raises(s3dlio.InvalidInputError, match="world_size must be at most"):
+        store.writer(10**10 + 1, 10**10)
+    with pytest.raises(s3dlio.InvalidInputError, match="create_parents"):
+        s3dlio.CheckpointStore("memory://arguments", options=s3dlio.WriterOptions(create_parents=False))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -173,3 +175,80 @@ def test_range_of_unknown_size_takes_no_more_memory_than_there_are_bytes(
     path.write_bytes(layout.seal(manifest))
     found = packed.reader().load_latest_manifest()
     assert packed.reader().read_shard_range(found, 0, 995, 1 << 50) == b"56789"
+
+
+def test_pointer_that_is_a_circle_of_links_is_passed_over(store: s3dlio.CheckpointStore, tmp_path: Path) -> None:
+    store.save(1, 1, "x", b"1")
+    (tmp_path / "latest.json").unlink()
+    (tmp_path / "latest.json").symlink_to("latest.json")
+    assert store.load_latest() == b"1"
+
+
+@pytest.mark.parametrize("place", [".", "manifests"])
+@pytest.mark.parametrize("kind", ["file", "dangling"])
+def test_store_that_is_no_folder_is_no_empty_store(tmp_path: Path, place: str, kind: str) -> None:
+    """Nothing was found, and training began at step 0, or all shards were taken for left-overs."""
+    base = tmp_path / "store"
+    store = s3dlio.CheckpointStore(f"file://{base}")
+    store.save(1, 1, "x", b"1")
+    (base / place).rename(tmp_path / "away")
+    if kind == "file":
+        (base / place).write_bytes(b"")
+    else:
+        (base / place).symlink_to("not-mounted")
+    for work in (store.load_latest, store.list_checkpoints, lambda: store.clean_up(0), lambda: store.keep_last(1)):
+        with pytest.raises(s3dlio.NotFoundError, match="list file:"):
+            work()
+    (base / place).unlink()
+    (tmp_path / "away").rename(base / place)
+    assert store.load_latest() == b"1"
+
+
+def test_clean_up_leaves_a_store_among_the_shards(store: s3dlio.CheckpointStore, tmp_path: Path) -> None:
+    inner = s3dlio.CheckpointStore(f"file://{tmp_path}/shards/more")
+    inner.save(1, 1, "x", b"inner")
+    store.save(1, 1, "x", b"outer")
+    assert store.clean_up(0) == []
+    assert inner.load_latest() == b"inner"
+
+
+def test_clean_up_does_not_tell_of_folders_that_stay_empty(
+    store: s3dlio.CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SeaweedFS keeps them: what a killed save had left could not be told from them."""
+    empty = tmp_path / "shards/ckpt-1-20260101-000000-000000000-00000000"
+    left = tmp_path / "shards/ckpt-2-20260101-000000-000000000-00000000"
+    for folder in (empty, left):
+        folder.mkdir(parents=True)
+    (left / "rank-0.bin").write_bytes(b"x")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Catalog, "_remove_folder", lambda self, key: s3dlio.delete(f"file://{tmp_path}/{key}rank-0.bin")
+        )
+        assert store.clean_up(0) == [f"shards/{left.name}/"]
+    assert len(store.clean_up(0)) == 2
+    assert list((tmp_path / "shards").iterdir()) == []
+
+
+def test_checkpoint_is_not_called_damaged_on_a_deep_stack(store: s3dlio.CheckpointStore, tmp_path: Path) -> None:
+    """It went back to an older one, although there was nothing wrong."""
+    metadata: dict[str, Any] = {}
+    for _ in range(99):
+        metadata = {"in": metadata}
+    store.save(1, 1, "x", b"old")
+    key = store.save(2, 1, "x", b"new", metadata)
+
+    def load(depth: int) -> Any:
+        return load(depth - 1) if depth else store.load_latest(fall_back=True)
+
+    seen = set()
+    for depth in range(sys.getrecursionlimit(), 0, -10):
+        with suppress(RecursionError):
+            seen.add(load(depth))
+    assert seen == {b"new"}
+    with pytest.raises(s3dlio.InvalidInputError, match="nested more than 100 times"):
+        store.save(3, 1, "x", b"too deep", {"in": {"in": metadata}})
+    # What a parser cannot take apart at all is damage, of whoever has put it there.
+    (tmp_path / key).write_text('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.warns(RuntimeWarning, match="going back"):
+        assert store.load_latest(fall_back=True) == b"old"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import flags_of_open_files
-from mounts import mounted
+from harness import flags_of_open_files, need_root
+from mounts import mounted, mounted_at
 
 import s3dlio
 from s3dlio._stores.file import _refuse_mount_point
@@ -381,6 +381,16 @@ def test_delete_of_a_link_leaves_what_it_names(disk_path: Path) -> None:
     assert (disk_path / "folder/a").exists()
 
 
+def test_delete_of_a_link_with_a_slash_leaves_what_it_names(disk_path: Path) -> None:
+    # It emptied the folder, and raised that the link is none.
+    (disk_path / "folder").mkdir()
+    (disk_path / "folder/a").write_bytes(b"x")
+    (disk_path / "link").symlink_to("folder")
+    s3dlio.delete(f"file://{disk_path}/link/", recursive=True)
+    assert not (disk_path / "link").is_symlink()
+    assert (disk_path / "folder/a").exists()
+
+
 @pytest.mark.parametrize("path", ["/", "//", "/tmp/..", "/proc", "/dev/shm/../shm/", "/./"])
 def test_root_of_a_file_system_is_refused_in_any_spelling(path: str) -> None:
     # Path("//") is not Path("/"): a comparison of spellings let a recursive delete of everything through.  Only the
@@ -396,6 +406,21 @@ def test_delete_does_not_reach_through_a_mount(small_disk: Path) -> None:
         s3dlio.delete(f"file://{small_disk.parent}", recursive=True)
     assert (small_disk / "a").exists()
     assert (small_disk.parent / "b").exists()
+
+
+def test_delete_does_not_reach_through_a_folder_mounted_again(disk_path: Path) -> None:
+    # It is on the same device, and was taken for a folder like any other.
+    need_root()
+    (disk_path / "precious").mkdir()
+    (disk_path / "precious/a").write_bytes(b"x")
+    folder = disk_path / "d" / "mounted"
+    folder.mkdir(parents=True)
+    with (
+        mounted_at(folder, "--bind", str(disk_path / "precious")),
+        pytest.raises(s3dlio.InvalidInputError, match="mounted is the root"),
+    ):
+        s3dlio.delete(f"file://{disk_path}/d", recursive=True)
+    assert (disk_path / "precious/a").exists()
 
 
 @pytest.mark.parametrize("name", [".a.s3dlio-0", ".x.y.s3dlio-42"])
@@ -471,7 +496,35 @@ def test_compression_does_not_make_an_object_of_a_folder(disk_path: Path) -> Non
 def test_nothing_is_below_a_file(disk_path: Path) -> None:
     (disk_path / "file").write_bytes(b"x")
     assert not s3dlio.exists(f"file://{disk_path}/file/below")
-    assert s3dlio.list(f"file://{disk_path}/file/below") == []
+    with pytest.raises(s3dlio.NotFoundError, match="Not a directory"):
+        s3dlio.list(f"file://{disk_path}/file/below")
+
+
+def test_list_behind_a_link_that_leads_nowhere_is_an_error(disk_path: Path) -> None:
+    # A disk that was not mounted looked like an empty folder.
+    (disk_path / "link").symlink_to("nowhere")
+    for name in ("link", "link/", "link/below/it"):
+        with pytest.raises(s3dlio.NotFoundError, match="link"):
+            s3dlio.list(f"file://{disk_path}/{name}")
+    assert s3dlio.list(f"file://{disk_path}/nowhere/below") == []
+
+
+def test_folder_that_becomes_a_file_during_a_list_is_passed_over(disk_path: Path) -> None:
+    # The list ended there, and said nothing of what comes after it.
+    for name in ("a", "b/x", "c"):
+        s3dlio.put(f"file://{disk_path}/{name}", b"")
+    found = s3dlio.iter_objects(f"file://{disk_path}")
+    assert next(found).endswith("/a")
+    s3dlio.delete(f"file://{disk_path}/b", recursive=True)
+    s3dlio.put(f"file://{disk_path}/b", b"")
+    assert [name[-1] for name in found] == ["c"]
+
+
+def test_time_that_no_date_can_tell_is_told_as_the_last_one(tmp_path: Path) -> None:
+    with mounted("tmpfs", 1, tmp_path) as folder:  # ext4 has none after 2446
+        (folder / "a").write_bytes(b"x")
+        os.utime(folder / "a", (1e12, 1e12))
+        assert s3dlio.stat(f"file://{folder}/a")["last_modified"].startswith("9999-12-31T23:59:59.")
 
 
 def test_deep_folders_and_circular_links_are_listed(disk_path: Path) -> None:
@@ -509,9 +562,9 @@ def test_name_with_a_slash_at_its_end_is_not_the_file(disk_path: Path) -> None:
         s3dlio.delete(uri)
         s3dlio.delete(uri, recursive=True)
         assert not s3dlio.exists(uri)
-        assert s3dlio.list(uri) == []
-        with pytest.raises(s3dlio.NotFoundError):
-            s3dlio.stat(uri)
+        for operation in (s3dlio.list, s3dlio.stat):
+            with pytest.raises(s3dlio.NotFoundError):
+                operation(uri)
     with pytest.raises(s3dlio.NotAnObjectError):
         s3dlio.delete(f"file://{disk_path}/link/")
     assert sorted(path.name for path in disk_path.iterdir()) == ["file", "folder", "link"]

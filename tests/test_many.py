@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from harness import need_root
 
 import s3dlio
 from s3dlio import _many
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_put_many_stores_every_item_with_the_settings(disk_path: Path) -> None:
@@ -95,3 +100,47 @@ def test_ctrl_c_while_threads_begin_is_raised_as_what_it_is(monkeypatch: pytest.
     _many.for_each(range(10), lambda number: None, 4)
     assert len(began) == 3
     assert threading.main_thread() not in began
+
+
+def test_download_of_a_file_and_a_folder_of_one_name_is_refused(tmp_path: Path) -> None:
+    # Which of the two was there at the end was a matter of luck, and the rest was written.
+    for name in ("a", "both", "both/in/it", "z"):
+        s3dlio.put(f"memory://both/tree/{name}", b"x")
+    with pytest.raises(s3dlio.InvalidInputError, match=r"tree/both: .* would have to be a file, and the folder of"):
+        s3dlio.download("memory://both/tree", tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_upload_of_two_that_become_one_by_compression_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "a.zst").write_bytes(b"2")
+    with pytest.raises(s3dlio.InvalidInputError, match="also the target"):
+        s3dlio.upload(tmp_path, "memory://two/up", compression="zstd")
+    assert s3dlio.list("memory://two") == []
+    assert len(s3dlio.upload(tmp_path, "memory://two/up")) == 2
+
+
+@pytest.mark.parametrize("pattern", ["", "secret", "secret/*", "*", "**", "secret/b", "readable"])
+def test_upload_of_what_may_not_be_read_is_an_error(run_python: Run, pattern: str) -> None:
+    # It was left out without a word, and the rest looked like a whole copy.
+    need_root()
+    code = """
+import os, sys
+import s3dlio
+s3dlio.exists("memory://first/use")
+os.setresuid(65534, 65534, 65534)
+try:
+    print(s3dlio.upload(sys.argv[1], "memory://up/"))
+except PermissionError as error:
+    print(error, s3dlio.list("memory://up/"))
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        Path(folder, "a").write_bytes(b"x")
+        Path(folder, "readable").mkdir(mode=0o744)  # but not to be entered
+        Path(folder, "secret").mkdir(mode=0o700)
+        for name in ("readable/b", "secret/b"):
+            Path(folder, name).write_bytes(b"x")
+        shown = run_python(code, f"{folder}/{pattern}").stdout
+    assert shown.startswith(f"upload {folder}/")
+    assert shown.endswith(": Permission denied []\n")

@@ -19,6 +19,7 @@ from s3dlio._stores.azure_client import (
     Place,
     ask,
     blob_client,
+    check_account,
     check_blob,
     container_client,
     new_thread,
@@ -315,6 +316,7 @@ class AzureStore(Store):
         settings = current_settings()
         place = place_of(uri, settings, "delete")
         if not recursive:
+            check_account(place, uri, settings, "delete")
             if not place.blob:
                 raise folder_error("delete", uri)
             if place.blob.endswith("/"):  # what some programs leave for an empty folder, or only a prefix
@@ -379,6 +381,7 @@ class AzureStore(Store):
     def _object(self, uri: Uri, operation: str, kind: type[_errors.S3dlioError]) -> tuple[AzureSettings, Place]:
         settings = current_settings()
         place = place_of(uri, settings, operation)
+        check_account(place, uri, settings, operation)
         check_blob(place, uri, operation, kind)
         return settings, place
 

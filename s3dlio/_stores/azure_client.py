@@ -94,9 +94,14 @@ def _refused(uri: Uri, operation: str, why: str) -> _errors.InvalidInputError:
 
 def check_blob(place: Place, uri: Uri, operation: str, kind: type[_errors.S3dlioError]) -> None:
     if not place.blob or (place.blob.endswith("/") and kind is not _errors.NotFoundError):
-        # Who left the account out has to see that.
-        read_as = f", but the container {place.container!r} of the account {place.account!r}" if not place.blob else ""
-        raise kind(f"{operation} {uri}: names no object{read_as}", operation=operation, uri=str(uri))
+        raise kind(f"{operation} {uri}: names no object", operation=operation, uri=str(uri))
+
+
+def check_account(place: Place, uri: Uri, settings: AzureSettings, operation: str) -> None:
+    """Refuses what would name a blob if an account were set: who asks for that has left it out."""
+    if place.prefix and not place.blob and settings.named_account is None:
+        taken = f"as no account is set, {place.account!r} was taken for it, and {place.container!r} for the container"
+        raise _refused(uri, operation, f"names no blob; {taken}")
 
 
 # For programs that change their credentials again and again.

@@ -36,8 +36,12 @@ _DURABILITY = {
 # The longest object that is stored in one call, which Ctrl-C does not break off.
 _WHOLE_NBYTES = 1 << 20
 
-# Seconds that another process may take for `put_if`.
-_LOCK_TIMEOUT = 60.0
+# Seconds that another process may take for `put_if`, which is for hints.  Anyone who may read the folder can hold its
+# lock, and a signal handler meets that of its own thread.
+_LOCK_TIMEOUT = 5.0
+
+# Seconds since 1970 that a date of four digits can tell; a file may have any.
+_FIRST, _LAST = -62135596800, 253402300799
 
 # The hidden names under which the library makes files (csrc/src/hidden.h).
 _HIDDEN = re.compile(r"\..+\.s3dlio-[0-9]{1,2}", re.DOTALL)
@@ -223,7 +227,8 @@ class FileStore(Store):
         if not S_ISREG(info.st_mode):
             code = -errno.EISDIR if S_ISDIR(info.st_mode) else lib.S3DLIO_E_NOT_REGULAR
             raise_status(code, "stat", str(uri))
-        changed = datetime.fromtimestamp(info.st_mtime_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        seconds = min(max(info.st_mtime_ns // 1_000_000_000, _FIRST), _LAST)
+        changed = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
         return ObjectStat(
             size=info.st_size,
             last_modified=f"{changed}.{info.st_mtime_ns % 1_000_000_000:09d}Z",
@@ -238,10 +243,9 @@ class FileStore(Store):
                 yield from self._walk(uri, uri.key.rstrip("/") + "/", recursive)
             elif S_ISREG(mode):
                 yield uri
-        except (FileNotFoundError, NotADirectoryError):
-            return
         except OSError as error:
-            raise _translate(error, "list", uri) from error
+            if not isinstance(error, FileNotFoundError) or _leads_nowhere(uri.key):
+                raise _translate(error, "list", uri) from error
 
     def _walk(self, uri: Uri, folder: str, recursive: bool) -> Iterator[Uri]:
         todo = [folder]
@@ -253,7 +257,9 @@ class FileStore(Store):
             try:
                 # With the slash a folder stands where object stores put its keys: after 's.z', before 's0'.
                 names = sorted(_names(place), reverse=True)
-            except FileNotFoundError:  # deleted meanwhile, and so without objects
+            except (FileNotFoundError, NotADirectoryError):  # deleted meanwhile, and so without objects
+                if place == folder:
+                    raise
                 continue
             todo += [place + name for name in names]
 
@@ -261,7 +267,9 @@ class FileStore(Store):
         # Strings, not Path: that would take 'f/' for the file 'f'.
         path = uri.key
         try:
-            if not os.path.isdir(path) or os.path.islink(path):
+            if recursive and os.path.islink(path.rstrip("/")):
+                os.unlink(path.rstrip("/"))  # also of 'link/' only the link: what it names may be anywhere
+            elif not os.path.isdir(path) or os.path.islink(path):
                 os.unlink(path)
             elif recursive:
                 _refuse_mount_point(path, uri)
@@ -352,23 +360,45 @@ def _names(folder: str) -> Iterator[str]:
                 yield entry.name
 
 
+def _leads_nowhere(path: str) -> bool:
+    """Whether it is missing behind a link, as to a disk that is not mounted: that is no empty folder."""
+    while not os.path.exists(path):
+        path = path.rstrip("/")
+        if os.path.islink(path):
+            return True
+        path = os.path.dirname(path)
+    return False
+
+
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link that leads round in a circle
-        return False
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a link that leads round in a circle, or nowhere
+            return False
+        raise
 
 
 def _refuse_mount_point(path: str, uri: Uri) -> None:
     """The root of a file system, this machine's above all, is no folder of objects, whatever its spelling ('/', '//',
     '/tmp/..'), and a folder that another file system is mounted in is not deleted through the mount."""
-    for folder, _, _ in os.walk(os.path.realpath(path)):
-        if os.path.ismount(folder):
+    top = os.path.realpath(path)
+    for folder in (*_mount_points(), *(folder for folder, _, _ in os.walk(top) if os.path.ismount(folder))):
+        if folder == top or folder.startswith(top.rstrip("/") + "/"):
             raise _errors.InvalidInputError(
                 f"delete {uri}: {folder} is the root of a file system; delete what is in it by name",
                 operation="delete",
                 uri=str(uri),
             )
+
+
+def _mount_points() -> Iterator[str]:
+    """As the kernel tells (proc_pid_mountinfo(5)): a folder of the same file system that is mounted there too (mount
+    --bind) looks like any other."""
+    with suppress(OSError), open("/proc/self/mountinfo", "rb") as mounts:
+        for line in mounts:
+            point = re.sub(rb"\\([0-7]{3})", lambda escape: bytes([int(escape[1], 8)]), line.split()[4])
+            yield os.fsdecode(point)
 
 
 def _translate(error: OSError, operation: str, uri: Uri) -> _errors.S3dlioError:

@@ -74,11 +74,11 @@ class MemoryStore(Store):
 
     def __init__(self) -> None:
         self._objects: dict[tuple[str, str], _Object] = {}
-        self._lock = threading.Lock()
+        self._renew_lock()
         os.register_at_fork(after_in_child=self._renew_lock)  # as in registry.py
 
     def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come in between
 
     def insert(self, uri: Uri, data: bytes) -> None:
         with self._lock:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from s3dlio._errors import InvalidInputError
 from s3dlio._native import ffi, pointer
 from s3dlio._options import whole_number
+from s3dlio.checkpoint.layout import check_depth
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -52,6 +53,8 @@ def _chunks_of_file(file: Any) -> Iterator[Buffer]:
     fills = hasattr(file, "readinto")
     room = memoryview(bytearray(_STEP if fills else 0))
     is_empty = True
+    if isinstance(getattr(file, "file", None), io.TextIOBase):  # of tempfile
+        raise TypeError(f"a binary file object is needed, and {file!r} is one of text")
     while found := file.readinto(room) if fills else file.read(_STEP):
         is_empty = False
         yield room[:found] if fills else found
@@ -82,6 +85,7 @@ def check_json(metadata: Mapping[str, Any] | None) -> None:
         json.dumps(metadata)
     except (TypeError, ValueError, RecursionError) as error:
         raise type(error)(f"metadata cannot be stored as JSON: {error}") from None
+    check_depth(metadata)
 
 
 def either(name: str, value: Any, other_name: str, other: Any, missing: Any = ...) -> Any:

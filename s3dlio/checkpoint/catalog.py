@@ -297,12 +297,20 @@ class Catalog:
                 folders.pop(key, None)
         for key in folders:
             logger.info("clean_up %s: no manifest names it", self.base.below(key))
+        empty = {key for key in folders if not self._has_objects(key)}
         for_each(sorted(folders), self._remove_folder, AT_ONCE)
+        if empty:  # some servers of S3 go on to list folders of which nothing is left
+            for key in empty.intersection(key for key, _ in self._shard_folders()):
+                del folders[key]
         start = len(self.base.folder)
         with suppress(UnsupportedError):  # only some stores have such
             for upload in _ops.abort_stale_uploads(str(self.base.below(SHARDS)), older_than):
                 folders[parse_uri(upload.uri).key[start:].rpartition("/")[0] + "/"] = None
         return sorted(folders)
+
+    def _has_objects(self, key: str) -> bool:
+        folder = self.base.below(key)
+        return any(True for _ in store_for(folder).list(folder, recursive=True))
 
     def _shard_folders(self) -> Iterator[tuple[str, Name]]:
         start = len(self.base.folder)
@@ -312,10 +320,11 @@ class Catalog:
             for uri in store_for(folder).list(folder, recursive=False):
                 if not uri.key.endswith("/"):
                     continue
-                name = parse_name(uri.key.rstrip("/").rpartition("/")[2])
+                last = uri.key.rstrip("/").rpartition("/")[2]
+                name = parse_name(last)
                 if name is not None:
                     yield uri.key[start:], name
-                else:
+                elif last + "/" not in (SHARDS, MANIFESTS):  # those of another store in there
                     todo.append(uri)
 
 

@@ -7,6 +7,7 @@ nobody else has.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from s3dlio._errors import NotAnObjectError, NotFoundError, PermissionDeniedError, S3dlioError
@@ -32,7 +33,8 @@ def pointed(base: Uri) -> Name | None:
     except NotFoundError:
         return None
     except S3dlioError as error:
-        if not (is_damage(error) or isinstance(error, (NotAnObjectError, PermissionDeniedError))):
+        is_no_file = isinstance(error, NotAnObjectError) or error.errno in (errno.ELOOP, errno.ENXIO)
+        if not (is_no_file or is_damage(error) or isinstance(error, PermissionDeniedError)):
             raise
         logger.warning("passed over: %s", error)
         return None

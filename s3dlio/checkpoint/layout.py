@@ -29,6 +29,9 @@ SHARDS, MANIFESTS, LATEST = "shards/", "manifests/", "latest.json"
 # A shard has a checksum for each so many bytes that came in, so that damage can be placed.
 PIECE = 64 << 20
 
+# The numbers of ranks have ten digits at most.
+MAX_WORLD_SIZE = 10**10
+
 # The shape that manifests of others have in its first part: UTC, and for ours nanoseconds and what makes it unique.
 _TIMESTAMP = r"\d{8}-\d{6}(?:-\d{9}-[0-9a-f]{8})?"
 _NAME = re.compile(rf"ckpt-(\d{{1,20}})-({_TIMESTAMP})", re.ASCII)
@@ -37,6 +40,13 @@ _SHARD_KEY = re.compile(
 )
 _CHECKSUM = re.compile(r"crc32c:[0-9a-f]{8}")
 _PIECE = re.compile(r"(\d{1,20}):([0-9a-f]{8})", re.ASCII)
+
+# How deep metadata may be, and with it a manifest: a parser goes as deep as its caller leaves room on the stack.
+_MAX_METADATA_DEPTH = 100
+_MAX_DEPTH = _MAX_METADATA_DEPTH + 10
+
+# A bracket of JSON, or a whole string, perhaps without its end.
+_BRACKET = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 # The last field of each document, over all of its bytes with zeros in this place.
 _SEAL = re.compile(rb'"document_checksum": "crc32c:([0-9a-f]{8})"\n\}\n\Z')
@@ -335,9 +345,34 @@ def open_document(data: bytes, has_seal: bool) -> dict[str, Any]:
         raise CorruptDataError("it does not end with its checksum")
     try:
         document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        if _depth_of(data) <= _MAX_DEPTH:
+            raise  # the caller's own, who is as deep himself
+        raise CorruptDataError("it is nested too deeply") from None
+    except ValueError as error:
         raise CorruptDataError(f"it is no JSON: {error}") from None
     if not isinstance(document, dict):
         raise CorruptDataError("it is no JSON object")
     document.pop("document_checksum", None)
     return document
+
+
+def check_depth(metadata: Any) -> None:
+    """Raises InvalidInputError for what a reader might not be able to take apart."""
+    level = [metadata]
+    for _ in range(_MAX_METADATA_DEPTH + 1):
+        holders = [each for each in level if isinstance(each, (dict, list, tuple))]
+        if not holders:
+            return
+        parts = (part for each in holders for part in (each.values() if isinstance(each, dict) else each))
+        level = [*{id(part): part for part in parts}.values()]
+    raise InvalidInputError(f"metadata is nested more than {_MAX_METADATA_DEPTH} times")
+
+
+def _depth_of(data: bytes) -> int:
+    """How deeply a text of JSON is nested, as far as its brackets tell."""
+    depth = deepest = 0
+    for match in _BRACKET.finditer(data):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(match[0], 0)
+        deepest = max(deepest, depth)
+    return deepest

@@ -12,7 +12,7 @@ from s3dlio._options import whole_number
 from s3dlio._stores.registry import store_for
 from s3dlio.checkpoint.arguments import check_json, check_text, chunks, count_of
 from s3dlio.checkpoint.catalog import AT_ONCE, Catalog
-from s3dlio.checkpoint.layout import Shard, new_manifest, parse_shards
+from s3dlio.checkpoint.layout import MAX_WORLD_SIZE, Shard, new_manifest, parse_shards
 from s3dlio.checkpoint.loading import Progress, load_range, load_shard
 from s3dlio.checkpoint.shards import ShardStream
 
@@ -28,6 +28,8 @@ class CheckpointWriter:
         self._catalog = catalog
         self._world_size = whole_number("world_size", world_size)
         self._rank = count_of("rank", rank)
+        if self._world_size > MAX_WORLD_SIZE:
+            raise InvalidInputError(f"world_size must be at most {MAX_WORLD_SIZE}, not {world_size}")
         if self._rank >= self._world_size:
             raise InvalidInputError(f"rank must be 0 to world_size - 1, and is {rank} of {world_size}")
 

@@ -82,6 +82,8 @@ class CheckpointStore:
         if options is not None and not isinstance(options, WriterOptions):
             raise TypeError(f"options must be WriterOptions, not {type(options).__name__}")
         chosen = options or WriterOptions()
+        if not chosen.create_parents:
+            raise InvalidInputError("create_parents must be True: each checkpoint has a folder of its own")
         if multipart_threshold is not None:
             size = whole_number("multipart_threshold", multipart_threshold)
             if size < 1:
@@ -164,6 +166,8 @@ class CheckpointStore:
         warning says so, and the newest one that is whole is loaded.  One of several shards raises UnsupportedError:
         `reader` reads those.
         """
+        if not isinstance(fall_back, bool):  # a step perhaps, which is for load()
+            raise TypeError(f"fall_back must be True or False, not {fall_back!r}")
         return self._catalog.load_newest(lambda manifest: self._load_single(manifest, into, progress), None, fall_back)
 
     @overload
