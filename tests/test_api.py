@@ -37,7 +37,8 @@ def test_aio_has_the_operations_with_the_same_parameters() -> None:
     assert set(s3dlio.aio.__all__) == operations - others - makers
     for name in s3dlio.aio.__all__:
         there, here = inspect.signature(getattr(s3dlio, name)), inspect.signature(getattr(s3dlio.aio, name))
-        assert [str(each) for each in there.parameters.values()] == [str(each) for each in here.parameters.values()]
+        taken = [str(each).replace(" | AsyncIterable[tuple[str, Buffer]]", "") for each in here.parameters.values()]
+        assert taken == [str(each) for each in there.parameters.values()]
         assert getattr(s3dlio.aio, name).__doc__, name
 
 
