@@ -7,7 +7,6 @@ import glob
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from stat import S_ISREG
 from typing import Any, NoReturn
 
@@ -67,12 +66,7 @@ def upload(
     raised; what is stored stays.
     """
     chosen = writer_options(options, settings).snapshot()
-    try:
-        targets = _targets(paths, parse_uri(dest_uri), chosen)
-    except OSError as error:
-        if isinstance(error, S3dlioError):
-            raise
-        raise_status(-(error.errno or errno.EIO), "upload", str(error.filename))
+    targets = _targets(paths, parse_uri(dest_uri), chosen)
     files = store_for(Uri("file", "", "/"))
     sources = {target: Uri("file", "", os.path.abspath(path)) for target, path in targets.items()}
     count = _Count(progress, sum(files.stat(source)["size"] for source in sources.values()))
@@ -97,13 +91,13 @@ def _targets(
     found: list[tuple[str, str]] = []
     if isinstance(paths, (str, os.PathLike)):
         path = os.fspath(paths)
-        found += _files(path)
+        found += _readable_files(path)
         # Not for a pattern that matches one file today, and two tomorrow.
         if dest.key and not dest.key.endswith("/") and os.path.lexists(path) and not os.path.isdir(path):
             return {dest: path}
     else:
         for each in paths:
-            found += _files(os.fspath(each))
+            found += _readable_files(os.fspath(each))
     targets: dict[Uri, str] = {}
     taken: dict[Uri, str] = {}
     for path, name in found:
@@ -112,6 +106,30 @@ def _targets(
             raise InvalidInputError(f"upload {path}: {stored} is also the target of {taken[stored]}", uri=str(stored))
         taken[stored] = targets[dest.below(name)] = path
     return targets
+
+
+def _readable_files(pattern: str) -> list[tuple[str, str]]:
+    """The same as `_files`.  What may not be read is an error before anything is sent."""
+    try:
+        found = list(_files(pattern))
+        for path, _ in found:
+            _check_access(path, os.R_OK)
+        return found
+    except OSError as error:
+        if isinstance(error, S3dlioError):
+            raise
+        raise_status(-(error.errno or errno.EIO), "upload", str(error.filename))
+        raise AssertionError from error
+
+
+def _check_access(path: str, mode: int) -> None:
+    try:
+        may = os.access(path, mode, effective_ids=True)
+    except NotImplementedError:
+        may = os.access(path, mode)
+    if not may:
+        os.stat(path)  # which may know better why
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def _files(pattern: str) -> Iterator[tuple[str, str]]:
@@ -123,16 +141,25 @@ def _files(pattern: str) -> Iterator[tuple[str, str]]:
         if "://" in pattern:
             raise InvalidInputError(f"upload {pattern}: a path is needed, not a URI", operation="upload", uri=pattern)
         base = _fixed_part(pattern)
+        _check_folders(pattern, base)
         matches = [path for path in sorted(glob.glob(pattern, recursive=True)) if not _is_behind_link(path, base)]
     if not matches:
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(base or "."):
-            pass  # a pattern matches nothing in a folder that may not be read
         raise NotFoundError(f"upload {pattern}: there is no such file", operation="upload", uri=pattern)
     found: dict[str, str] = {}  # by name, since `**` matches folders and also what is in them
     for path in matches:
         for file in _walk(path) if os.path.isdir(path) else (path,):
             found.setdefault(os.path.relpath(file, base or "."), file)
     yield from ((file, name) for name, file in found.items())
+
+
+def _check_folders(pattern: str, base: str) -> None:
+    """In a folder that may not be read a pattern matches nothing, and glob says nothing of it."""
+    parts = pattern.split("/")
+    for number, part in enumerate(parts[1:], 1):
+        mode = os.R_OK | os.X_OK if glob.has_magic(part) else os.X_OK
+        for folder in glob.glob("/".join(parts[:number]) + "/", recursive=True):
+            if not _is_behind_link(folder + part, base):
+                _check_access(folder, mode)
 
 
 def _fixed_part(pattern: str) -> str:

@@ -308,11 +308,13 @@ async def _for_each(
     async def take_turns() -> None:
         try:
             async for item in todo:
-                await work(item)
                 if failures:
                     return
+                await work(item)
         except Exception as error:
             failures.append(error)
+            if isinstance(todo, _Turns):
+                todo.end()
 
     await asyncio.gather(*(take_turns() for _ in range(min(limit, _MAX_IN_FLIGHT))))
     if failures:
@@ -325,12 +327,32 @@ async def _each_in(items: Iterable[Item]) -> AsyncIterator[Item]:
 
 
 class _Turns(AsyncIterator[Item]):
-    """What several may take from, while an asynchronous generator serves one at a time."""
+    """What several tasks may take from, while an asynchronous generator serves one at a time."""
 
     def __init__(self, items: AsyncIterable[Item]) -> None:
         self._items = aiter(items)
         self._turn = asyncio.Lock()
+        self._taking: asyncio.Task[Any] | None = None
+        self._has_ended = False
 
     async def __anext__(self) -> Item:
+        task = asyncio.current_task()
+        assert task is not None
         async with self._turn:
-            return await anext(self._items)
+            if self._has_ended:
+                raise StopAsyncIteration
+            self._taking = task
+            try:
+                return await anext(self._items)
+            except asyncio.CancelledError:
+                if self._has_ended and task.uncancel() == 0:
+                    raise StopAsyncIteration from None
+                raise
+            finally:
+                self._taking = None
+
+    def end(self) -> None:
+        """Gives nothing more, also to who is waiting for it."""
+        self._has_ended = True
+        if self._taking is not None:
+            self._taking.cancel()

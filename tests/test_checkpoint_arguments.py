@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import s3dlio
+from s3dlio.checkpoint.layout import Shard
+from s3dlio.checkpoint.shards import ShardStream
 
 
 @pytest.fixture
@@ -91,4 +93,22 @@ def test_arguments_that_do_not_fit_are_refused_at_once(store: s3dlio.CheckpointS
     with pytest.raises(s3dlio.InvalidInputError, match="world_size must be at most"):
         store.writer(10**10 + 1, 10**10)
     with pytest.raises(s3dlio.InvalidInputError, match="create_parents"):
-        s3dlio.CheckpointStore("memory://arguments", options=s3dlio.WriterOptions(create_parents=False))
+        s3dlio.CheckpointStore("file:///tmp/arguments", options=s3dlio.WriterOptions(create_parents=False))
+
+
+def test_second_finalize_during_the_first_leaves_the_shard(
+    store: s3dlio.CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took the end of the writer for a failure of its own, and deleted what the first one was to tell of."""
+    stream = store.writer(1, 0).get_distributed_shard_stream(1, 0, "x")
+    make = ShardStream._shard
+
+    def meanwhile(self: ShardStream) -> Shard:
+        with pytest.raises(s3dlio.ClosedError):
+            self.finalize()
+        return make(self)
+
+    monkeypatch.setattr(ShardStream, "_shard", meanwhile)
+    stream.write_chunk(b"shard")
+    store.writer(1, 0).finalize_distributed_checkpoint(1, 0, "x", [stream.finalize()])
+    assert store.load(1) == b"shard"

@@ -362,7 +362,7 @@ except PermissionError as error:
         Path(folder, "folder").mkdir(mode=0o700)
         Path(folder, "folder/a").write_bytes(b"x")
         uri = f"file://{folder}"
-        assert run_python(code, uri).stdout == f"list {uri}: Permission denied\n"
+        assert run_python(code, uri).stdout == f"list {uri}/folder/: Permission denied\n"
 
 
 def test_delete_of_a_folder_is_refused(disk_path: Path) -> None:
@@ -381,6 +381,9 @@ def test_delete_of_a_link_leaves_what_it_names(disk_path: Path, name: str) -> No
     s3dlio.delete(f"file://{disk_path}/{name}", recursive=True)
     assert not (disk_path / "link").is_symlink()
     assert (disk_path / "folder/a").exists()
+    (disk_path / "object").symlink_to("folder/a")
+    s3dlio.delete(f"file://{disk_path}/object/", recursive=True)
+    assert (disk_path / "object").is_symlink()
 
 
 @pytest.mark.parametrize("path", ["/", "//", "/tmp/..", "/proc", "/dev/shm/../shm/", "/./"])
@@ -512,11 +515,12 @@ def test_folder_that_becomes_a_file_during_a_list_is_passed_over(disk_path: Path
     assert [name[-1] for name in found] == ["c"]
 
 
-def test_time_that_no_date_can_tell_is_told_as_the_last_one(tmp_path: Path) -> None:
+def test_time_that_no_date_can_tell_is_told_as_the_nearest_one(tmp_path: Path) -> None:
     with mounted("tmpfs", 1, tmp_path) as folder:  # ext4 has none after 2446
         (folder / "a").write_bytes(b"x")
-        os.utime(folder / "a", (1e12, 1e12))
-        assert s3dlio.stat(f"file://{folder}/a")["last_modified"].startswith("9999-12-31T23:59:59.")
+        for seconds, told in ((10**12, "9999-12-31T23:59:59."), (-(10**12), "0001-01-01T00:00:00.")):
+            os.utime(folder / "a", (seconds, seconds))
+            assert s3dlio.stat(f"file://{folder}/a")["last_modified"].startswith(told)
 
 
 def test_deep_folders_and_circular_links_are_listed(disk_path: Path) -> None:

@@ -120,7 +120,9 @@ def test_upload_of_two_that_become_one_by_compression_is_refused(tmp_path: Path)
     assert len(s3dlio.upload(tmp_path, "memory://two/up")) == 2
 
 
-@pytest.mark.parametrize("pattern", ["", "secret", "secret/*", "*", "**", "secret/b", "readable"])
+@pytest.mark.parametrize(
+    "pattern", ["", "secret", "secret/*", "*", "**", "secret/b", "readable", "*/b", "**/b", "[co]*/*", "open"]
+)
 def test_upload_of_what_may_not_be_read_is_an_error(run_python: Run, pattern: str) -> None:
     # It was left out without a word, and the rest looked like a whole copy.
     need_root()
@@ -139,8 +141,10 @@ except PermissionError as error:
         Path(folder, "a").write_bytes(b"x")
         Path(folder, "readable").mkdir(mode=0o744)  # but not to be entered
         Path(folder, "secret").mkdir(mode=0o700)
-        for name in ("readable/b", "secret/b"):
+        Path(folder, "open").mkdir()
+        for name in ("readable/b", "secret/b", "open/b", "open/c"):
             Path(folder, name).write_bytes(b"x")
+        Path(folder, "open/c").chmod(0o600)
         shown = run_python(code, f"{folder}/{pattern}").stdout
     assert shown.startswith(f"upload {folder}/")
     assert shown.endswith(": Permission denied []\n")

@@ -112,15 +112,17 @@ def test_signal_handler_inside_a_call_may_abort(handled: Callable[..., list[Base
     assert list(disk_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("call", ["write_chunk", "finalize"])
 def test_signal_handler_inside_a_shard_is_refused_and_the_shard_stays(
-    handled: Callable[..., list[BaseException]], disk_path: Path
+    handled: Callable[..., list[BaseException]], disk_path: Path, call: str
 ) -> None:
     store = s3dlio.CheckpointStore(f"file://{disk_path}")
     data = bytes(range(256)) * (1 << 20)
     writer = store.writer(1, 0)
     stream = writer.get_distributed_shard_stream(1, 0, "demo")
-    raised = handled(stream.finalize)
+    raised = handled(stream.finalize if call == "finalize" else lambda: stream.write_chunk(b"handler"))
     stream.write_chunk(data)
     assert [type(error) for error in raised] == [s3dlio.BusyError]
+    stream.write_chunk(data)
     writer.finalize_distributed_checkpoint(1, 0, "demo", [stream.finalize()])
-    assert store.load_latest() == data
+    assert store.load_latest() == data + data

@@ -228,7 +228,7 @@ class FileStore(Store):
             code = -errno.EISDIR if S_ISDIR(info.st_mode) else lib.S3DLIO_E_NOT_REGULAR
             raise_status(code, "stat", str(uri))
         seconds = min(max(info.st_mtime_ns // 1_000_000_000, _FIRST), _LAST)
-        changed = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        changed = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
         return ObjectStat(
             size=info.st_size,
             last_modified=f"{changed}.{info.st_mtime_ns % 1_000_000_000:09d}Z",
@@ -245,7 +245,7 @@ class FileStore(Store):
                 yield uri
         except OSError as error:
             if not isinstance(error, FileNotFoundError) or _leads_nowhere(uri.key):
-                raise _translate(error, "list", uri) from error
+                raise _translate(error, "list", Uri(uri.scheme, "", error.filename or uri.key)) from error
 
     def _walk(self, uri: Uri, folder: str, recursive: bool) -> Iterator[Uri]:
         todo = [folder]
@@ -267,8 +267,9 @@ class FileStore(Store):
         # Strings, not Path: that would take 'f/' for the file 'f'.
         path = uri.key
         try:
-            if recursive and os.path.islink(path.rstrip("/")):
-                os.unlink(path.rstrip("/"))  # also of 'link/' only the link: what it names may be anywhere
+            link = path.rstrip("/")
+            if recursive and os.path.islink(link) and (path == link or not os.path.isfile(link)):
+                os.unlink(link)  # also of 'link/' only the link: what it names may be anywhere
             elif not os.path.isdir(path) or os.path.islink(path):
                 os.unlink(path)
             elif recursive:
@@ -383,13 +384,13 @@ def _refuse_mount_point(path: str, uri: Uri) -> None:
     """The root of a file system, this machine's above all, is no folder of objects, whatever its spelling ('/', '//',
     '/tmp/..'), and a folder that another file system is mounted in is not deleted through the mount."""
     top = os.path.realpath(path)
-    for folder in (*_mount_points(), *(folder for folder, _, _ in os.walk(top) if os.path.ismount(folder))):
-        if folder == top or folder.startswith(top.rstrip("/") + "/"):
-            raise _errors.InvalidInputError(
-                f"delete {uri}: {folder} is the root of a file system; delete what is in it by name",
-                operation="delete",
-                uri=str(uri),
-            )
+    mounts = (folder for folder in _mount_points() if folder == top or folder.startswith(top.rstrip("/") + "/"))
+    for folder in (*mounts, *(folder for folder, _, _ in os.walk(top) if os.path.ismount(folder))):
+        raise _errors.InvalidInputError(
+            f"delete {uri}: {folder} is the root of a file system; delete what is in it by name",
+            operation="delete",
+            uri=str(uri),
+        )
 
 
 def _mount_points() -> Iterator[str]:
@@ -397,8 +398,22 @@ def _mount_points() -> Iterator[str]:
     --bind) looks like any other."""
     with suppress(OSError), open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
-            point = re.sub(rb"\\([0-7]{3})", lambda escape: bytes([int(escape[1], 8)]), line.split()[4])
-            yield os.fsdecode(point)
+            number, _, _, _, point, *_ = line.split()
+            path = re.sub(rb"\\([0-7]{3})", lambda escape: bytes([int(escape[1], 8)]), point)
+            if _mount_of(path) == number:  # else another one is mounted over it
+                yield os.fsdecode(path)
+
+
+def _mount_of(path: bytes) -> bytes | None:
+    """The number of the mount that a folder is in."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            with open(f"/proc/self/fdinfo/{fd}", "rb") as about:
+                return next((line.split()[1] for line in about if line.startswith(b"mnt_id:")), None)
+        finally:
+            os.close(fd)
+    return None
 
 
 def _translate(error: OSError, operation: str, uri: Uri) -> _errors.S3dlioError:

@@ -297,8 +297,14 @@ class Catalog:
                 folders.pop(key, None)
         for key in folders:
             logger.info("clean_up %s: no manifest names it", self.base.below(key))
-        empty = {key for key in folders if not self._has_objects(key)}
-        for_each(sorted(folders), self._remove_folder, AT_ONCE)
+        empty = set()
+
+        def remove(key: str) -> None:
+            if not self._has_objects(key):
+                empty.add(key)
+            self._remove_folder(key)
+
+        for_each(sorted(folders), remove, AT_ONCE)
         if empty:  # some servers of S3 go on to list folders of which nothing is left
             for key in empty.intersection(key for key, _ in self._shard_folders()):
                 del folders[key]

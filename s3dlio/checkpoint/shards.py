@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from s3dlio._checksum import checksum_text, crc32c_combine
-from s3dlio._errors import BusyError, CorruptDataError, S3dlioError
+from s3dlio._errors import BusyError, ClosedError, CorruptDataError, S3dlioError
 from s3dlio._logging import logger
 from s3dlio._native import ffi, pointer
 from s3dlio._options import WriterOptions
@@ -59,8 +59,8 @@ class ShardStream:
         """Appends the bytes of ``chunk``, see `s3dlio.ObjectWriter.write_chunk`; returns their count."""
         data = chunk if type(chunk) is bytes else memoryview(ffi.buffer(pointer(chunk)))
         if len(data) < self._room:
-            self._room -= len(data)  # first: a signal handler may write, too, before this one has returned
             self._writer.write_chunk(data)
+            self._room -= len(data)  # perhaps below 0, if a signal handler has written in between
             return len(data)
         whole = pointer(data)
         self._writer.run("write", lambda stream: self._write_pieces(stream, whole))
@@ -69,12 +69,12 @@ class ShardStream:
     def _write_pieces(self, stream: Stream, data: Any) -> None:
         done = 0
         while done < len(data):
+            if self._room <= 0:
+                self._end_piece()
             part = data[done : min(done + self._room, len(data))]
             stream.write(part)
             self._room -= len(part)
             done += len(part)
-            if self._room == 0:
-                self._end_piece()
 
     write = write_chunk
 
@@ -135,7 +135,7 @@ class ShardStream:
                 self._writer.finalize()
                 self._end_piece()
                 self._record = self._shard().record()
-            except BusyError:
+            except (BusyError, ClosedError):  # another call is at it, and will tell
                 raise
             except BaseException:
                 self.cancel()

@@ -82,7 +82,7 @@ class CheckpointStore:
         if options is not None and not isinstance(options, WriterOptions):
             raise TypeError(f"options must be WriterOptions, not {type(options).__name__}")
         chosen = options or WriterOptions()
-        if not chosen.create_parents:
+        if not chosen.create_parents and parse_uri(uri).scheme in ("file", "direct"):
             raise InvalidInputError("create_parents must be True: each checkpoint has a folder of its own")
         if multipart_threshold is not None:
             size = whole_number("multipart_threshold", multipart_threshold)

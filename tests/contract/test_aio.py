@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def test_asynchronous_items_are_taken_one_at_a_time(place: Place) -> None:
     assert [len(s3dlio.get(place.uri(str(number)))) for number in range(100)] == [*range(100)]
     with pytest.raises(LookupError, match="of the caller"):
         asyncio.run(aio.put_many(items(3)))
+
+
+def test_failure_breaks_off_asynchronous_items(place: Place) -> None:
+    # What had queued for the next item stored it nevertheless, and the error came when the source went on.
+    async def items() -> AsyncIterator[tuple[str, bytes]]:
+        yield place.uri("stored"), b"x"
+        yield "no URI", b"x"
+        await asyncio.sleep(60)
+
+    began = time.monotonic()
+    with pytest.raises(s3dlio.InvalidInputError, match="no URI"):
+        asyncio.run(aio.put_many(items(), max_in_flight=8))
+    assert time.monotonic() - began < 30
+    assert s3dlio.get(place.uri("stored")) == b"x"
 
 
 def test_failure_of_the_iterable_is_raised_and_what_came_before_is_stored(place: Place) -> None:
