@@ -9,7 +9,7 @@ S3dlioError (RuntimeError)
 ├── StorageError            OSError                 any other failure of the system: no space, I/O error
 ├── CorruptDataError        ValueError              the bytes are not those that were written
 ├── ClosedError             ValueError              the handle was finalized, closed or aborted before
-├── BusyError                                       another thread is using the handle
+├── BusyError                                       another call is using the handle
 ├── ForkedError                                     the handle was made by the parent of this process
 └── UnsupportedError        io.UnsupportedOperation what this store or this machine does not offer
 
@@ -123,7 +123,7 @@ class ClosedError(S3dlioError, ValueError):
 
 
 class BusyError(S3dlioError):
-    """Another thread is using the handle."""
+    """Another thread is using the handle, or this one is, and a signal handler has come in between."""
 
 
 class ForkedError(S3dlioError):
@@ -132,3 +132,8 @@ class ForkedError(S3dlioError):
 
 class UnsupportedError(S3dlioError, io.UnsupportedOperation):
     """This store or this machine does not offer what was asked for."""
+
+
+for _kind in (S3dlioError, *S3dlioError.__subclasses__()):
+    _kind.__module__ = "s3dlio"  # where it is found, for tracebacks and pickles
+del _kind
