@@ -384,8 +384,7 @@ def _refuse_mount_point(path: str, uri: Uri) -> None:
     """The root of a file system, this machine's above all, is no folder of objects, whatever its spelling ('/', '//',
     '/tmp/..'), and a folder that another file system is mounted in is not deleted through the mount."""
     top = os.path.realpath(path)
-    mounts = (folder for folder in _mount_points() if folder == top or folder.startswith(top.rstrip("/") + "/"))
-    for folder in (*mounts, *(folder for folder, _, _ in os.walk(top) if os.path.ismount(folder))):
+    for folder in (*_mount_points(top), *(folder for folder, _, _ in os.walk(top) if os.path.ismount(folder))):
         raise _errors.InvalidInputError(
             f"delete {uri}: {folder} is the root of a file system; delete what is in it by name",
             operation="delete",
@@ -393,18 +392,19 @@ def _refuse_mount_point(path: str, uri: Uri) -> None:
         )
 
 
-def _mount_points() -> Iterator[str]:
-    """As the kernel tells (proc_pid_mountinfo(5)): a folder of the same file system that is mounted there too (mount
-    --bind) looks like any other."""
+def _mount_points(top: str) -> Iterator[str]:
+    """Those in a folder, as the kernel tells (proc_pid_mountinfo(5)): a folder of the same file system that is mounted
+    there too (mount --bind) looks like any other."""
     with suppress(OSError), open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
             number, _, _, _, point, *_ = line.split()
-            path = re.sub(rb"\\([0-7]{3})", lambda escape: bytes([int(escape[1], 8)]), point)
-            if _mount_of(path) == number:  # else another one is mounted over it
-                yield os.fsdecode(path)
+            path = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda escape: bytes([int(escape[1], 8)]), point))
+            # Where it has another number, another one is mounted over it.
+            if (path == top or path.startswith(top.rstrip("/") + "/")) and _mount_of(path) == number:
+                yield path
 
 
-def _mount_of(path: bytes) -> bytes | None:
+def _mount_of(path: str) -> bytes | None:
     """The number of the mount that a folder is in."""
     with suppress(OSError):
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
