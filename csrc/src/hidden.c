@@ -12,6 +12,10 @@
 
 #include "s3dlio/crc32c.h"
 
+/* Free names after which no more are looked for.  Writers take the first free one: where so
+ * many were at it at once, one that was killed may stand behind those that have ended. */
+#define MAX_GAP 8
+
 /* A long name is cut and told apart by its checksum. */
 void
 s3dlio_hidden_name(const char *name, unsigned slot, char hidden[NAME_MAX + 1])
@@ -73,7 +77,7 @@ s3dlio_hidden_sweep_all(int dirfd, const char *name, const char *own)
 {
     unsigned nfree = 0;
 
-    for (unsigned slot = 0; slot < S3DLIO_HIDDEN_SLOTS && nfree < 2; slot++) {
+    for (unsigned slot = 0; slot < S3DLIO_HIDDEN_SLOTS && nfree < MAX_GAP; slot++) {
         char hidden[NAME_MAX + 1];
         struct stat file;
 

@@ -30,8 +30,8 @@ s3dlio_hidden_is(int fd, int dirfd, const char *hidden);
 bool
 s3dlio_hidden_sweep(int dirfd, const char *hidden);
 
-/* Removes what killed writers of 'name' left: from the first name on, up to two free ones.  'own'
- * is the caller's name, which it may not have been able to lock, or "". */
+/* Removes what killed writers of 'name' left: from the first name on, up to a few free
+ * ones.  'own' is the caller's name, which it may not have been able to lock, or "". */
 void
 s3dlio_hidden_sweep_all(int dirfd, const char *name, const char *own);
 

@@ -124,11 +124,12 @@ sweep_leaves_links_and_special_files(void)
 }
 
 static void
-sweep_of_all_goes_on_to_two_free_names_and_no_further(void)
+sweep_of_all_goes_on_to_a_few_free_names_and_no_further(void)
 {
     make_hidden("file", 0);
     make_hidden("file", 2);
     make_hidden("file", 5);
+    make_hidden("file", 20);
     s3dlio_hidden_sweep_all(dirfd_of_folder, "file", "");
     CHECK_EQ(count_entries(folder), 1);
     for (unsigned slot = 0; slot < S3DLIO_HIDDEN_SLOTS; slot++)
@@ -168,7 +169,7 @@ main(void)
     name_is_only_the_file_that_is_open();
     sweep_removes_what_nobody_holds();
     sweep_leaves_links_and_special_files();
-    sweep_of_all_goes_on_to_two_free_names_and_no_further();
+    sweep_of_all_goes_on_to_a_few_free_names_and_no_further();
     sweep_of_all_leaves_the_own_name();
 
     close(dirfd_of_folder);
