@@ -7,7 +7,7 @@ from functools import partial
 
 import race
 import writers
-from race import GIB, MIB, Contender, Race
+from race import Contender, Race
 
 CONTENDERS = (
     Contender("s3dlio, direct://", partial(writers.ours, "direct")),
@@ -24,11 +24,7 @@ CONTENDERS = (
 
 def main() -> None:
     with Race(__file__, "Direct writer: a durable stream in chunks of 8 MiB", CONTENDERS) as contest:
-        for mib in contest.pick(full=(512, 4096), quick=(64,)):
-            nbytes = mib * MIB
-            arguments = (nbytes, writers.CHUNK, True)
-            room = nbytes + GIB  # of which the page cache takes the most
-            contest.case(f"{mib} MiB", arguments, nbytes / 1e9, "GB/s", check=race.of_size(nbytes), room=room)
+        writers.streams(contest)
 
 
 if __name__ == "__main__":

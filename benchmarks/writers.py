@@ -15,6 +15,15 @@ Write = Callable[[str, int, int, bool], None]
 CHUNK = 8 * race.MIB
 
 
+def streams(contest: race.Race) -> None:
+    """The cases of a short stream and a long one, durable."""
+    for mib in contest.pick(full=(512, 4096), quick=(64,)):
+        nbytes = mib * race.MIB
+        room = nbytes + race.GIB  # of which the page cache takes the most
+        arguments = (nbytes, CHUNK, True)
+        contest.case(f"{mib} MiB", arguments, nbytes / 1e9, "GB/s", check=race.of_size(nbytes), room=room)
+
+
 @lru_cache(1)
 def chunk_of(nbytes: int) -> bytes:
     return os.urandom(nbytes)

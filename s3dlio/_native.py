@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from s3dlio import _errors
 from s3dlio._buffers import Held, crc32c
@@ -41,7 +41,7 @@ _KINDS: dict[int, type[_errors.S3dlioError]] = {
 }
 
 
-def raise_status(status: int, operation: str, uri: str) -> None:
+def raise_status(status: int, operation: str, uri: str) -> NoReturn:
     """Raises the error of a negative code of the library."""
     room = ffi.new("char[]", 128)
     cause = ffi.string(lib.s3dlio_status_text(status, room, len(room))).decode(errors="replace")

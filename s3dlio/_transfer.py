@@ -119,15 +119,10 @@ def _readable_files(pattern: str) -> list[tuple[str, str]]:
         if isinstance(error, S3dlioError):
             raise
         raise_status(-(error.errno or errno.EIO), "upload", str(error.filename))
-        raise AssertionError from error
 
 
 def _check_access(path: str, mode: int) -> None:
-    try:
-        may = os.access(path, mode, effective_ids=True)
-    except NotImplementedError:
-        may = os.access(path, mode)
-    if not may:
+    if not os.access(path, mode, effective_ids=os.access in os.supports_effective_ids):
         os.stat(path)  # which may know better why
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 

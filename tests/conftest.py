@@ -74,6 +74,30 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """A folder that anyone may look into."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def run_as_nobody(
+    run_python: Callable[..., subprocess.CompletedProcess[str]],
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `run_python`, by a user who owns nothing; ``s3dlio`` and ``sys`` are there."""
+    harness.need_root()
+    begin = """
+import os, sys
+import s3dlio
+for uri in ("file:///", "memory://x/y"):  # while the modules can still be read
+    s3dlio.exists(uri)
+os.setresuid(65534, 65534, 65534)
+"""
+    return lambda code, *arguments: run_python(begin + code, *arguments)
+
+
 @pytest.fixture(scope="session")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the C library is installed as others install it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 import s3dlio
 from s3dlio._reader import read_range
+from s3dlio._stores import file
 from s3dlio.checkpoint import documents, latest, layout
 from s3dlio.checkpoint.catalog import Catalog
 
@@ -252,3 +255,19 @@ def test_checkpoint_is_not_called_damaged_on_a_deep_stack(store: s3dlio.Checkpoi
     (tmp_path / key).write_text('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
     with pytest.warns(RuntimeWarning, match="going back"):
         assert store.load_latest(fall_back=True) == b"old"
+
+
+def test_lock_that_somebody_keeps_is_not_waited_for_long(
+    store: s3dlio.CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pointer is a hint, and anyone who may read the folder can keep its lock."""
+    monkeypatch.setattr(file, "_LOCK_TIMEOUT", 0.1)
+    store.save(1, 1, "x", b"1")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        store.save(2, 1, "x", b"2")
+    finally:
+        os.close(fd)
+    assert "another process has held the lock" in caplog.text
+    assert store.load_latest() == b"2"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,25 +30,16 @@ def test_list_passes_over_links_to_folders_and_hidden_names(disk_path: Path) -> 
     assert found == [f"file://{disk_path}/folder/a", f"file://{disk_path}/folder/link"]
 
 
-def test_folder_that_cannot_be_read_is_an_error_not_an_empty_list(run_python: Run) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else")
+def test_folder_that_cannot_be_read_is_an_error_not_an_empty_list(run_as_nobody: Run, public_path: Path) -> None:
     code = """
-import os, sys
-import s3dlio
-s3dlio.exists(sys.argv[1])
-os.setresuid(65534, 65534, 65534)
 try:
     print(s3dlio.list(sys.argv[1]))
 except PermissionError as error:
     print(error)
 """
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        Path(folder, "folder").mkdir(mode=0o700)
-        Path(folder, "folder/a").write_bytes(b"x")
-        uri = f"file://{folder}"
-        assert run_python(code, uri).stdout == f"list {uri}/folder/: Permission denied\n"
+    (public_path / "folder").mkdir(mode=0o700)
+    uri = f"file://{public_path}"
+    assert run_as_nobody(code, uri).stdout == f"list {uri}/folder/: Permission denied\n"
 
 
 def test_delete_of_a_folder_is_refused(disk_path: Path) -> None:
@@ -175,14 +165,8 @@ def test_name_with_a_slash_at_its_end_is_not_the_file(disk_path: Path) -> None:
     assert sorted(path.name for path in disk_path.iterdir()) == ["file", "folder", "link"]
 
 
-def test_delete_and_list_where_it_is_not_allowed_are_permission_errors(run_python: Run) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else")
+def test_delete_and_list_where_it_is_not_allowed_are_permission_errors(run_as_nobody: Run, public_path: Path) -> None:
     code = """
-import os, sys
-import s3dlio
-s3dlio.exists(sys.argv[1])
-os.setresuid(65534, 65534, 65534)
 for recursive in (False, True):
     try:
         s3dlio.delete(sys.argv[1], recursive)
@@ -193,11 +177,9 @@ try:
 except s3dlio.PermissionDeniedError as error:
     print(error)
 """
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        Path(folder, "secret").mkdir(mode=0o700)
-        Path(folder, "secret/f").write_bytes(b"x")
-        uri = f"file://{folder}/secret/f"
-        assert run_python(code, uri).stdout == (
-            f"delete {uri}: Permission denied\n" * 2 + f"list {uri}: Permission denied\n"
-        )
+    (public_path / "secret").mkdir(mode=0o700)
+    (public_path / "secret/f").write_bytes(b"x")
+    uri = f"file://{public_path}/secret/f"
+    assert run_as_nobody(code, uri).stdout == (
+        f"delete {uri}: Permission denied\n" * 2 + f"list {uri}: Permission denied\n"
+    )

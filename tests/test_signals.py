@@ -7,12 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import pytest
 
 import s3dlio
+from s3dlio._stores.file import FileStream
+
+
+def is_inside(function: FunctionType, frame: FrameType | None) -> bool:
+    """Whether the function is on the stack."""
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 @pytest.fixture
@@ -20,10 +28,8 @@ def interrupts() -> Iterator[None]:
     """KeyboardInterrupt a moment after the timer was set, at any bytecode of a writer or what it calls."""
 
     def interrupt(_: int, frame: FrameType | None) -> None:
-        while frame is not None:
-            if frame.f_code is s3dlio.ObjectWriter.write_chunk.__code__:
-                raise KeyboardInterrupt
-            frame = frame.f_back
+        if is_inside(s3dlio.ObjectWriter.write_chunk, frame):
+            raise KeyboardInterrupt
         signal.setitimer(signal.ITIMER_REAL, 0.00005)
 
     before = signal.signal(signal.SIGALRM, interrupt)
@@ -65,12 +71,15 @@ def test_interrupted_small_chunk_ends_the_writer_or_was_never_taken(interrupts: 
 
 @pytest.fixture
 def handled() -> Iterator[Callable[[Callable[[], object]], list[BaseException]]]:
-    """What a signal handler does once, 20 ms from now, and what that raised."""
+    """What a signal handler does once it finds itself inside of a write, and what that raised."""
     before = signal.getsignal(signal.SIGALRM)
     raised: list[BaseException] = []
 
     def have(work: Callable[[], object]) -> list[BaseException]:
-        def handle(*_: object) -> None:
+        def handle(_: int, frame: FrameType | None) -> None:
+            if not is_inside(FileStream.write, frame):
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                return
             try:
                 work()
             except s3dlio.S3dlioError as error:

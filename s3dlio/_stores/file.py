@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Any
 
@@ -384,7 +385,7 @@ def _refuse_mount_point(path: str, uri: Uri) -> None:
     """The root of a file system, this machine's above all, is no folder of objects, whatever its spelling ('/', '//',
     '/tmp/..'), and a folder that another file system is mounted in is not deleted through the mount."""
     top = os.path.realpath(path)
-    for folder in (*_mount_points(top), *(folder for folder, _, _ in os.walk(top) if os.path.ismount(folder))):
+    for folder in chain(_mount_points(top), (folder for folder, _, _ in os.walk(top) if os.path.ismount(folder))):
         raise _errors.InvalidInputError(
             f"delete {uri}: {folder} is the root of a file system; delete what is in it by name",
             operation="delete",
@@ -421,4 +422,3 @@ def _translate(error: OSError, operation: str, uri: Uri) -> _errors.S3dlioError:
         raise_status(-(error.errno or errno.EIO), operation, str(uri))
     except _errors.S3dlioError as translated:
         return translated
-    raise AssertionError

@@ -39,9 +39,9 @@ def chunks(data: Data) -> Iterator[Buffer]:
         view = memoryview(ffi.buffer(whole))
         for start in range(0, len(view), _PART):
             yield view[start : start + _PART]
-    elif hasattr(data, "read") and not isinstance(data, io.TextIOBase):
+    elif hasattr(data, "read") and not _is_text(data):
         yield from _chunks_of_file(data)
-    elif isinstance(data, Iterable) and not isinstance(data, (str, Mapping, io.TextIOBase)):
+    elif isinstance(data, Iterable) and not (isinstance(data, (str, Mapping)) or _is_text(data)):
         yield from data
     else:
         what = type(data).__name__
@@ -49,12 +49,15 @@ def chunks(data: Data) -> Iterator[Buffer]:
         raise TypeError(f"a buffer, a binary file object or an iterable of buffers is needed, not {what}{hint}")
 
 
+def _is_text(file: Any) -> bool:
+    """Whether it is a file object of text, or one of tempfile around such."""
+    return isinstance(file, io.TextIOBase) or isinstance(getattr(file, "file", None), io.TextIOBase)
+
+
 def _chunks_of_file(file: Any) -> Iterator[Buffer]:
     fills = hasattr(file, "readinto")
     room = memoryview(bytearray(_STEP if fills else 0))
     is_empty = True
-    if isinstance(getattr(file, "file", None), io.TextIOBase):  # of tempfile
-        raise TypeError(f"a binary file object is needed, and {file!r} is one of text")
     while found := file.readinto(room) if fills else file.read(_STEP):
         is_empty = False
         yield room[:found] if fills else found

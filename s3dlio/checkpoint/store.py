@@ -82,7 +82,8 @@ class CheckpointStore:
         if options is not None and not isinstance(options, WriterOptions):
             raise TypeError(f"options must be WriterOptions, not {type(options).__name__}")
         chosen = options or WriterOptions()
-        if not chosen.create_parents and parse_uri(uri).scheme in ("file", "direct"):
+        base = parse_uri(uri)
+        if not chosen.create_parents and base.scheme in ("file", "direct"):
             raise InvalidInputError("create_parents must be True: each checkpoint has a folder of its own")
         if multipart_threshold is not None:
             size = whole_number("multipart_threshold", multipart_threshold)
@@ -94,7 +95,7 @@ class CheckpointStore:
             if not 1 <= level <= 22:
                 raise InvalidInputError(f"compression_level must be 1 to 22, not {level}")
             chosen = replace(chosen, compression="zstd", level=level)
-        self._catalog = Catalog(parse_uri(uri), replace(chosen, verify=chosen.verify or "checksum"))
+        self._catalog = Catalog(base, replace(chosen, verify=chosen.verify or "checksum"))
 
     @property
     def uri(self) -> str:
